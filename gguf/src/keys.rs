@@ -1,0 +1,1 @@
+//! Each metadata key and tensor name, once.

@@ -1,0 +1,21 @@
+//! katari: quantized inference for Japanese GPT-J, GPT-NeoX, GPT-NeoX-Japanese and GPT-2 models.
+//!
+//! The rooms, and which may use which:
+//!
+//! - [`schedule`] forms batches: uses `engine`, `sampler`, `text`
+//! - [`engine`] opens a file and owns a session: uses `models`, `cpu`, `kv` and the gguf crate
+//! - [`models`] one file an architecture: uses `ops` and the gguf crate
+//! - [`cpu`] the CPU backend: uses `ops` and the gguf crate
+//! - [`ops`] what a device can do: uses the slot types of `kv`
+//! - [`text`] tokenizers: uses the gguf crate
+//! - [`kv`], [`sampler`]: use nothing of ours
+#![deny(unsafe_code)]
+
+pub mod cpu;
+pub mod engine;
+pub mod kv;
+pub mod models;
+pub mod ops;
+pub mod sampler;
+pub mod schedule;
+pub mod text;

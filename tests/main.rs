@@ -1,0 +1,9 @@
+//! Integration tests, one binary: each module is a subject.
+mod arrows;
+mod cli;
+mod kv;
+mod models;
+mod quantize;
+mod sampler;
+mod support;
+mod tokenizers;
