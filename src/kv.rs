@@ -1,29 +1,332 @@
 //! The KV cache's ledger: which cells each sequence owns. No tensors; storage is the device's.
 //!
 //! A cell holds the keys and values of one position. A sequence is a list of cells in order of
-//! position: its `i`-th cell is position `i`. Cells may be shared by sequences that have the
-//! same prefix.
+//! position: its `i`-th cell is position `i`. Sequences with the same prefix may share its cells,
+//! so every cell counts how many sequences hold it; at zero it is free again.
 
-/// Element type of the K or V store.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[allow(missing_docs)] // each variant is the type of its name
-pub enum KvType {
-    F32,
-    F16,
-    Q8_0,
-    Q4_0,
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::fmt;
+use std::str::FromStr;
+
+/// Makes [`KvType`] from one line a type: variant, name, elements a block, bytes a block.
+macro_rules! kv_types {
+    ($($variant:ident = $name:literal, $block_len:literal, $block_bytes:literal;)*) => {
+        /// Element type of the K or V store.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[allow(missing_docs)] // each variant is the type of its name
+        pub enum KvType { $($variant,)* }
+
+        impl KvType {
+            /// Every type there is.
+            pub const ALL: &'static [KvType] = &[$(KvType::$variant,)*];
+
+            /// Its name, as options and files write it.
+            pub const fn name(self) -> &'static str {
+                match self { $(KvType::$variant => $name,)* }
+            }
+
+            /// Elements that share a block (and its scale).
+            pub const fn block_len(self) -> usize {
+                match self { $(KvType::$variant => $block_len,)* }
+            }
+
+            /// Bytes a block.
+            pub const fn block_bytes(self) -> usize {
+                match self { $(KvType::$variant => $block_bytes,)* }
+            }
+        }
+    };
+}
+
+kv_types! {
+    F32 = "f32", 1, 4;
+    F16 = "f16", 1, 2;
+    Q8_0 = "q8_0", 32, 34;
+    Q4_0 = "q4_0", 32, 18;
+}
+
+impl KvType {
+    /// Bytes of one head's key or value: its last block is padded where `head_dim` is no multiple
+    /// of the block (80 for abeja's model).
+    pub const fn head_bytes(self, head_dim: usize) -> usize {
+        head_dim.div_ceil(self.block_len()) * self.block_bytes()
+    }
+}
+
+impl fmt::Display for KvType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A name that is no [`KvType`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("'{found}' is no type of the KV cache (expected {})", names())]
+pub struct UnknownKvType {
+    /// What was given.
+    pub found: String,
+}
+
+fn names() -> String {
+    let names: Vec<_> = KvType::ALL.iter().map(|t| t.name()).collect();
+    names.join(", ")
+}
+
+impl FromStr for KvType {
+    type Err = UnknownKvType;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        KvType::ALL
+            .iter()
+            .find(|t| t.name() == s)
+            .copied()
+            .ok_or_else(|| UnknownKvType {
+                found: s.to_string(),
+            })
+    }
+}
+
+/// What the ledger refuses. Nothing has changed when one of these is returned.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LedgerError {
+    /// Not enough cells are free.
+    #[error("the KV cache is full: {needed} cells needed, {free} of {total} free")]
+    Full {
+        /// Cells asked for.
+        needed: usize,
+        /// Cells free.
+        free: usize,
+        /// Cells there are.
+        total: usize,
+    },
+    /// No such sequence.
+    #[error("there is no sequence {sequence} (expected 0 to {})", n_sequences.saturating_sub(1))]
+    NoSequence {
+        /// The sequence asked for.
+        sequence: u32,
+        /// How many there are.
+        n_sequences: usize,
+    },
+    /// A length beyond the sequence's own.
+    #[error("sequence {sequence} has {len} positions, not {asked}")]
+    TooShort {
+        /// The sequence.
+        sequence: u32,
+        /// Positions it has.
+        len: usize,
+        /// Positions asked for.
+        asked: usize,
+    },
+}
+
+/// What a context shift asks of the device: first the copies, then the turn.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Shift {
+    /// (from, to): cells other sequences hold too, which this one now has copies of.
+    pub copies: Vec<(u32, u32)>,
+    /// The cells whose position changed, in order of position; all this sequence's alone.
+    pub cells: Vec<u32>,
+    /// By how many positions they moved; negative.
+    pub delta: i32,
 }
 
 /// Which cells each sequence owns.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Ledger {
-    /// `cells[sequence]`, in order of position.
-    cells: Vec<Vec<u32>>,
+    /// `sequences[sequence][position]` is a cell.
+    sequences: Vec<Vec<u32>>,
+    /// `references[cell]`: how many sequences hold it.
+    references: Vec<u32>,
+    /// Cells nobody holds; the lowest is given first, which keeps used ones together.
+    free: BinaryHeap<Reverse<u32>>,
 }
 
 impl Ledger {
-    /// The cells of `sequence`, in order of position.
+    /// `n_cells` free cells and `n_sequences` empty sequences.
+    pub fn new(n_cells: u32, n_sequences: u32) -> Self {
+        Ledger {
+            sequences: vec![Vec::new(); n_sequences as usize],
+            references: vec![0; n_cells as usize],
+            free: (0..n_cells).map(Reverse).collect(),
+        }
+    }
+
+    /// The cells of `sequence`, in order of position; none where there is no such sequence.
     pub fn cells(&self, sequence: u32) -> &[u32] {
-        &self.cells[sequence as usize]
+        self.sequences
+            .get(sequence as usize)
+            .map_or(&[], Vec::as_slice)
+    }
+
+    /// How many positions `sequence` has.
+    pub fn len(&self, sequence: u32) -> usize {
+        self.cells(sequence).len()
+    }
+
+    /// Whether `sequence` has none.
+    pub fn is_empty(&self, sequence: u32) -> bool {
+        self.len(sequence) == 0
+    }
+
+    /// How many sequences there are.
+    pub fn n_sequences(&self) -> usize {
+        self.sequences.len()
+    }
+
+    /// How many cells there are.
+    pub fn n_cells(&self) -> usize {
+        self.references.len()
+    }
+
+    /// How many cells nobody holds.
+    pub fn n_free(&self) -> usize {
+        self.free.len()
+    }
+
+    /// How many sequences hold `cell`.
+    pub fn references(&self, cell: u32) -> u32 {
+        self.references.get(cell as usize).copied().unwrap_or(0)
+    }
+
+    /// Gives `sequence` `n` more cells and returns them, in order of position.
+    pub fn append(&mut self, sequence: u32, n: usize) -> Result<&[u32], LedgerError> {
+        let old = self.check(sequence, 0)?;
+        self.check_free(n)?;
+        for _ in 0..n {
+            if let Some(cell) = self.take() {
+                self.sequences[sequence as usize].push(cell);
+            }
+        }
+        Ok(&self.sequences[sequence as usize][old..])
+    }
+
+    /// Makes `to` hold the first `len` cells of `from` in place of its own.
+    pub fn share(&mut self, from: u32, to: u32, len: usize) -> Result<(), LedgerError> {
+        self.check(from, len)?;
+        self.check(to, 0)?;
+        let shared = self.cells(from)[..len].to_vec();
+        for &cell in &shared {
+            self.references[cell as usize] += 1;
+        }
+        self.release(to, 0);
+        self.sequences[to as usize] = shared;
+        Ok(())
+    }
+
+    /// Makes `to` hold copies of the first `len` cells of `from` in place of its own; returns
+    /// what the device must copy, (from, to).
+    pub fn copy(&mut self, from: u32, to: u32, len: usize) -> Result<Vec<(u32, u32)>, LedgerError> {
+        self.check(from, len)?;
+        self.check(to, 0)?;
+        self.check_free(len)?;
+        let sources = self.cells(from)[..len].to_vec();
+        // Fresh cells are taken before `to` lets go of its own, so no copy overwrites a source.
+        let pairs: Vec<(u32, u32)> = sources
+            .into_iter()
+            .filter_map(|source| Some((source, self.take()?)))
+            .collect();
+        self.release(to, 0);
+        self.sequences[to as usize] = pairs.iter().map(|&(_, fresh)| fresh).collect();
+        Ok(pairs)
+    }
+
+    /// Keeps the first `len` positions of `sequence`; the others' cells are let go.
+    pub fn truncate(&mut self, sequence: u32, len: usize) -> Result<(), LedgerError> {
+        self.check(sequence, len)?;
+        self.release(sequence, len);
+        Ok(())
+    }
+
+    /// Empties `sequence`.
+    pub fn clear(&mut self, sequence: u32) -> Result<(), LedgerError> {
+        self.truncate(sequence, 0)
+    }
+
+    /// Takes positions `keep..keep + discard` out of `sequence` and moves the later ones down.
+    /// Moved cells that other sequences hold too are copied first, since their keys will turn.
+    pub fn shift(
+        &mut self,
+        sequence: u32,
+        keep: usize,
+        discard: usize,
+    ) -> Result<Shift, LedgerError> {
+        // A sum that overflows is longer than any sequence.
+        let moved_from = keep.saturating_add(discard);
+        self.check(sequence, moved_from)?;
+        let (discarded, moved) = self.cells(sequence)[keep..].split_at(discard);
+        let shared = moved.iter().filter(|&&c| self.references(c) > 1).count();
+        let let_go = discarded
+            .iter()
+            .filter(|&&c| self.references(c) == 1)
+            .count();
+        self.check_free(shared.saturating_sub(let_go))?;
+
+        let tail = self.sequences[sequence as usize].split_off(moved_from);
+        self.release(sequence, keep);
+        let mut shift = Shift {
+            copies: Vec::with_capacity(shared),
+            cells: Vec::with_capacity(tail.len()),
+            // A ledger has at most u32::MAX cells; positions beyond i32 do not occur.
+            delta: -i32::try_from(discard).unwrap_or(i32::MAX),
+        };
+        for mut cell in tail {
+            if self.references(cell) > 1 {
+                if let Some(fresh) = self.take() {
+                    self.references[cell as usize] -= 1;
+                    shift.copies.push((cell, fresh));
+                    cell = fresh;
+                }
+            }
+            shift.cells.push(cell);
+            self.sequences[sequence as usize].push(cell);
+        }
+        Ok(shift)
+    }
+
+    /// An error unless `sequence` exists and has at least `len` positions; else how many it has.
+    fn check(&self, sequence: u32, len: usize) -> Result<usize, LedgerError> {
+        let Some(cells) = self.sequences.get(sequence as usize) else {
+            return Err(LedgerError::NoSequence {
+                sequence,
+                n_sequences: self.n_sequences(),
+            });
+        };
+        if len > cells.len() {
+            return Err(LedgerError::TooShort {
+                sequence,
+                len: cells.len(),
+                asked: len,
+            });
+        }
+        Ok(cells.len())
+    }
+
+    fn check_free(&self, needed: usize) -> Result<(), LedgerError> {
+        if needed > self.n_free() {
+            return Err(LedgerError::Full {
+                needed,
+                free: self.n_free(),
+                total: self.n_cells(),
+            });
+        }
+        Ok(())
+    }
+
+    /// A free cell, now held once.
+    fn take(&mut self) -> Option<u32> {
+        let Reverse(cell) = self.free.pop()?;
+        self.references[cell as usize] = 1;
+        Some(cell)
+    }
+
+    /// Lets the cells of an existing `sequence` from `len` on go.
+    fn release(&mut self, sequence: u32, len: usize) {
+        for cell in self.sequences[sequence as usize].drain(len..) {
+            self.references[cell as usize] -= 1;
+            if self.references[cell as usize] == 0 {
+                self.free.push(Reverse(cell));
+            }
+        }
     }
 }

@@ -131,6 +131,17 @@ pub struct KvShape {
     pub values: KvType,
 }
 
+impl KvShape {
+    /// Bytes that all cells take: heads are stored one after another, each padded to whole blocks.
+    pub fn bytes(&self) -> u64 {
+        let head =
+            self.keys.head_bytes(self.heads.head_dim) + self.values.head_bytes(self.heads.head_dim);
+        [self.n_layer, self.n_cells, self.heads.n_head, head]
+            .iter()
+            .fold(1, |product: u64, &n| product.saturating_mul(n as u64))
+    }
+}
+
 /// The mapped file that tensors lie in; backends may hold on to it.
 pub type Mapping = Arc<dyn AsRef<[u8]> + Send + Sync>;
 
@@ -220,9 +231,9 @@ pub trait Ops {
 }
 
 /// A device: holds weights and KV storage, and runs forward passes.
-pub trait Device {
+pub trait Device: Send + 'static {
     /// A weight that lives here.
-    type Tensor;
+    type Tensor: Send + 'static;
     /// The operations of a pass.
     type Ops: Ops<Tensor = Self::Tensor>;
 
