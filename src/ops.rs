@@ -187,6 +187,8 @@ pub trait Ops {
     /// [`select_outputs`](Ops::select_outputs)).
     type Value;
 
+    /// The hidden states `[n_tokens, n_embd]` that the device before this one computed.
+    fn hidden(&self) -> Self::Value;
     /// The table's rows for the batch's tokens: table `[n_vocab, n_embd]` -> `[n_tokens, n_embd]`.
     fn embed_tokens(&self, table: &Self::Tensor) -> Self::Value;
     /// The table's rows for the batch's positions: `[n_ctx, n_embd]` -> `[n_tokens, n_embd]`.
@@ -245,17 +247,15 @@ pub trait Device: Send + 'static {
 
     /// Runs one pass and returns its result, `[n, width]` in row order.
     ///
-    /// `hidden` is the input where another device ran the layers before (`[n_tokens, n_embd]`,
-    /// given to `forward` as its value); `forward` records the operations, and is not called
-    /// again by a device that replays a recorded pass of the same shape.
+    /// `hidden` is what [`Ops::hidden`] gives: `[n_tokens, n_embd]` where another device ran the
+    /// layers before, empty where this one begins with the embedding. `forward` runs or records
+    /// the operations, and is not called again by a device that replays a recorded pass of the
+    /// same shape.
     fn run(
         &mut self,
         batch: &Batch<'_>,
-        hidden: Option<&[f32]>,
-        forward: &mut dyn FnMut(
-            &Self::Ops,
-            Option<<Self::Ops as Ops>::Value>,
-        ) -> <Self::Ops as Ops>::Value,
+        hidden: &[f32],
+        forward: &mut dyn FnMut(&Self::Ops) -> <Self::Ops as Ops>::Value,
     ) -> Result<&[f32], DeviceError>;
 
     /// Turns the keys in `cells` of every layer by `delta` positions (a context shift):
