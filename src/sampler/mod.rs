@@ -1,1 +1,114 @@
-//! (to come)
+//! Logits to a token: one chain for every device and every API.
+//!
+//! A [`Sampler`] is pure over its inputs: what it draws depends on its parameters, its seed,
+//! the logits and the tokens so far, and on nothing it did before. First the surplus rows of
+//! the embedding, end-of-text tokens that come too early and banned words are ruled out; then
+//! the steps of [`Params::order`] change or remove what is left, each in a file of its own;
+//! then a token is drawn from the softmax.
+//!
+//! The default order and the arithmetic of each step are those of `generate()` in Hugging
+//! Face's transformers, so that a model card's settings mean the same here.
+
+mod ban;
+mod candidates;
+mod draw;
+mod steps;
+
+pub use candidates::Candidate;
+pub use draw::random_seed;
+pub use steps::{Invalid, Params, Step};
+
+use std::sync::Arc;
+
+use candidates::Candidates;
+
+/// What the steps of the chain see of the text.
+#[derive(Clone, Copy)]
+struct Context<'a> {
+    params: &'a Params,
+    /// Prompt and generated tokens.
+    history: &'a [u32],
+    /// How many of `history` are the prompt.
+    prompt_len: usize,
+}
+
+impl<'a> Context<'a> {
+    /// The tokens that were generated after the prompt.
+    fn generated(&self) -> &'a [u32] {
+        self.history.get(self.prompt_len..).unwrap_or_default()
+    }
+}
+
+/// Draws the tokens of one text.
+///
+/// Its buffers are reused: after the first token it allocates nothing.
+#[derive(Debug, Clone)]
+pub struct Sampler {
+    params: Params,
+    drawable: Arc<[bool]>,
+    draw: draw::Draw,
+    candidates: Candidates,
+}
+
+impl Sampler {
+    /// `drawable[id]` says whether `id` is a token of the vocabulary; false for the embedding's
+    /// surplus rows, which are never drawn whatever the parameters are.
+    ///
+    /// # Errors
+    /// The first field of `params` that is out of its range, or names an id that the embedding
+    /// has no row for.
+    pub fn new(params: Params, drawable: Arc<[bool]>, seed: u64) -> Result<Self, Invalid> {
+        params.validate()?;
+        params.validate_ids(drawable.len())?;
+        Ok(Self {
+            params,
+            drawable,
+            draw: draw::Draw::new(seed),
+            candidates: Candidates::default(),
+        })
+    }
+
+    /// The parameters it was made with.
+    pub fn params(&self) -> &Params {
+        &self.params
+    }
+
+    /// The seed it was made with.
+    pub fn seed(&self) -> u64 {
+        self.draw.seed()
+    }
+
+    /// What the chain leaves of `logits` (`[n_vocab]`, the last position's), in order of id.
+    /// The probabilities add up to 1, or are all 0 where nothing can be drawn.
+    ///
+    /// `history` is the prompt's tokens and those generated so far; `prompt_len` is how many
+    /// are the prompt's.
+    pub fn probabilities(
+        &mut self,
+        logits: &[f32],
+        history: &[u32],
+        prompt_len: usize,
+    ) -> &[Candidate] {
+        let candidates = &mut self.candidates;
+        candidates.fill(logits, &self.drawable);
+        let context = Context {
+            params: &self.params,
+            history,
+            prompt_len,
+        };
+        ban::apply(&context, candidates);
+        for step in &self.params.order {
+            step.apply(&context, candidates);
+        }
+        candidates.softmax();
+        candidates.as_slice()
+    }
+
+    /// The next token, or `None` where nothing can be drawn: every token is banned, or the
+    /// logits are not numbers.
+    pub fn sample(&mut self, logits: &[f32], history: &[u32], prompt_len: usize) -> Option<u32> {
+        self.probabilities(logits, history, prompt_len);
+        let n_generated = history.len().saturating_sub(prompt_len);
+        self.draw.draw(self.candidates.as_slice(), n_generated)
+    }
+}

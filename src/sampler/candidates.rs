@@ -1,0 +1,167 @@
+//! What is left of the vocabulary while the chain runs.
+
+use std::cmp::Ordering;
+
+/// A token that can still be drawn.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Candidate {
+    /// Its id.
+    pub id: u32,
+    /// Its logit as the steps so far left it; minus infinity where it is ruled out.
+    pub logit: f32,
+    /// Its probability among the candidates, where a step has asked for it; see
+    /// [`Sampler::probabilities`](super::Sampler::probabilities).
+    pub p: f32,
+}
+
+impl Candidate {
+    /// The likelier first; among equals the lower id.
+    pub(super) fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
+        b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+    }
+}
+
+/// The candidates, always in order of id, and buffers that steps share.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Candidates {
+    list: Vec<Candidate>,
+    /// A copy of `list` to be put in another order.
+    sorted: Vec<Candidate>,
+    /// `[n_vocab]`: how often an id occurs; all zero between uses.
+    counts: Vec<u32>,
+}
+
+impl Candidates {
+    /// All drawable ids with their logits. What is not a number counts as ruled out.
+    pub fn fill(&mut self, logits: &[f32], drawable: &[bool]) {
+        self.list.clear();
+        self.list.extend(
+            (logits.iter().zip(drawable).zip(0..))
+                .filter(|((_, drawable), _)| **drawable)
+                .map(|((&logit, _), id)| Candidate {
+                    id,
+                    logit: if logit.is_nan() {
+                        f32::NEG_INFINITY
+                    } else {
+                        logit
+                    },
+                    p: 0.0,
+                }),
+        );
+        self.counts.resize(logits.len(), 0);
+    }
+
+    /// In order of id.
+    pub fn as_slice(&self) -> &[Candidate] {
+        &self.list
+    }
+
+    /// In order of id; the ids may not be changed.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Candidate> {
+        self.list.iter_mut()
+    }
+
+    /// The candidate `id`, if it is one.
+    pub fn get_mut(&mut self, id: u32) -> Option<&mut Candidate> {
+        let i = self.list.binary_search_by_key(&id, |c| c.id).ok()?;
+        self.list.get_mut(i)
+    }
+
+    /// Rules `id` out.
+    pub fn ban(&mut self, id: u32) {
+        if let Some(candidate) = self.get_mut(id) {
+            candidate.logit = f32::NEG_INFINITY;
+        }
+    }
+
+    /// Removes those that are not to be kept.
+    pub fn retain(&mut self, keep: impl FnMut(&Candidate) -> bool) {
+        self.list.retain(keep);
+    }
+
+    /// Calls `change` once for each candidate that is among `ids`, with how often it is.
+    pub fn for_each_in(&mut self, ids: &[u32], mut change: impl FnMut(&mut Candidate, u32)) {
+        for &id in ids {
+            if let Some(count) = self.counts.get_mut(id as usize) {
+                *count += 1;
+            }
+        }
+        for &id in ids {
+            let count = (self.counts.get_mut(id as usize)).map_or(0, std::mem::take);
+            if count > 0 {
+                if let Some(candidate) = self.get_mut(id) {
+                    change(candidate, count);
+                }
+            }
+        }
+    }
+
+    /// Writes each candidate's probability. Where logits are plus infinity, those share it;
+    /// where all are ruled out, every probability is 0.
+    pub fn softmax(&mut self) {
+        let max = (self.list.iter()).fold(f32::NEG_INFINITY, |max, c| max.max(c.logit));
+        let mut sum = 0.0f64;
+        for c in &mut self.list {
+            c.p = if c.logit == max {
+                (max > f32::NEG_INFINITY) as u32 as f32
+            } else {
+                (c.logit - max).exp()
+            };
+            sum += f64::from(c.p);
+        }
+        if sum > 0.0 {
+            for c in &mut self.list {
+                c.p = (f64::from(c.p) / sum) as f32;
+            }
+        }
+    }
+
+    /// Visits candidates, the first by `order` first, while `go_on` says so; returns the last
+    /// one visited. Sorts only as far as it is visited.
+    pub fn visit(
+        &mut self,
+        order: impl Fn(&Candidate, &Candidate) -> Ordering,
+        mut go_on: impl FnMut(&Candidate) -> bool,
+    ) -> Option<Candidate> {
+        // What a nucleus usually holds; each further piece is larger, so that the whole costs
+        // no more than sorting everything.
+        const FIRST_PIECE: usize = 64;
+        self.sorted.clear();
+        self.sorted.extend_from_slice(&self.list);
+        let mut rest = &mut self.sorted[..];
+        let mut piece = FIRST_PIECE;
+        let mut last = None;
+        while !rest.is_empty() {
+            let n = piece.min(rest.len());
+            if n < rest.len() {
+                rest.select_nth_unstable_by(n, &order);
+            }
+            let (head, tail) = rest.split_at_mut(n);
+            head.sort_unstable_by(&order);
+            for c in head.iter() {
+                last = Some(*c);
+                if !go_on(c) {
+                    return last;
+                }
+            }
+            rest = tail;
+            piece *= 8;
+        }
+        last
+    }
+
+    /// The candidate that has `n` before it by `order`, without sorting.
+    pub fn nth(
+        &mut self,
+        n: usize,
+        order: impl Fn(&Candidate, &Candidate) -> Ordering,
+    ) -> Option<Candidate> {
+        if n >= self.list.len() {
+            return None;
+        }
+        self.sorted.clear();
+        self.sorted.extend_from_slice(&self.list);
+        let (_, nth, _) = self.sorted.select_nth_unstable_by(n, order);
+        Some(*nth)
+    }
+}

@@ -1,0 +1,52 @@
+//! The draw, from a named generator: ChaCha with 12 rounds (`rand_chacha::ChaCha12Rng`), its
+//! key made from the seed by `SeedableRng::seed_from_u64`.
+//!
+//! The `n`-th generated token uses the generator's `n`-th 64-bit number, whatever was drawn
+//! before, so that a text can be taken up anywhere and goes on as it would have.
+
+use rand_chacha::ChaCha12Rng;
+use rand_chacha::rand_core::{RngCore, SeedableRng};
+
+use super::Candidate;
+
+/// A seed where none is given: any 32-bit number, short enough to be typed again.
+pub fn random_seed() -> u64 {
+    u64::from(rand::random::<u32>())
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Draw {
+    seed: u64,
+    generator: ChaCha12Rng,
+}
+
+impl Draw {
+    pub fn new(seed: u64) -> Self {
+        Self {
+            seed,
+            generator: ChaCha12Rng::seed_from_u64(seed),
+        }
+    }
+
+    pub fn seed(&self) -> u64 {
+        self.seed
+    }
+
+    /// The token at which the running sum of probabilities, in order of id, exceeds the number
+    /// for the `n_generated`-th token, uniform in `[0, 1)` with 53 bits.
+    pub fn draw(&mut self, candidates: &[Candidate], n_generated: usize) -> Option<u32> {
+        // A word is 32 bits.
+        self.generator.set_word_pos(2 * n_generated as u128);
+        let uniform = (self.generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let total: f64 = candidates.iter().map(|c| f64::from(c.p)).sum();
+        let target = uniform * total;
+        let mut sum = 0.0;
+        for c in candidates {
+            sum += f64::from(c.p);
+            if sum > target {
+                return Some(c.id);
+            }
+        }
+        None
+    }
+}

@@ -1,0 +1,23 @@
+use super::super::{Candidate, Candidates, Context};
+
+pub const EXPECTED: &str = "a probability from 0 to 1";
+
+pub fn check(p: &f32) -> bool {
+    (0.0..=1.0).contains(p)
+}
+
+/// Keeps at least the likeliest; among equally likely tokens the lower id goes first.
+pub fn apply(p: &f32, _: &Context, candidates: &mut Candidates) {
+    if *p == 1.0 {
+        return;
+    }
+    candidates.softmax();
+    let mut sum = 0.0;
+    let last = candidates.visit(Candidate::by_logit, |c| {
+        sum += f64::from(c.p);
+        sum < f64::from(*p)
+    });
+    if let Some(last) = last {
+        candidates.retain(|c| Candidate::by_logit(c, &last).is_le());
+    }
+}
