@@ -22,10 +22,13 @@ pub enum Error {
         /// The key asked for.
         key: String,
         /// The type found.
-        found: &'static str,
+        found: String,
         /// The type it should have.
         expected: &'static str,
     },
+    /// The caller asked for a file that cannot be written as GGUF.
+    #[error("cannot write GGUF: {0}")]
+    Unwritable(String),
     /// Writing failed below.
     #[error(transparent)]
     Io(#[from] std::io::Error),

@@ -9,11 +9,12 @@ pub mod block;
 mod error;
 pub mod keys;
 mod read;
+mod tensor;
 mod value;
 mod write;
 
-pub use block::Format;
+pub use block::{Block, Format, Quantized};
 pub use error::Error;
-// pub use read::{Gguf, TensorInfo};
-pub use value::{Array, Metadata, Value};
-// pub use write::{TensorSpec, Writer};
+pub use read::{Gguf, TensorInfo};
+pub use value::{Array, FromValue, Metadata, Value};
+pub use write::{TensorSpec, Writer, file_bytes};

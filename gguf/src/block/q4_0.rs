@@ -1,0 +1,53 @@
+//! Q4_0: 32 values of 4 bits and one scale, `(q - 8) d`.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::legacy::{self, LEN};
+use super::{Block, Format, Half, Quantized};
+
+/// 32 values in 18 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockQ4_0 {
+    /// The scale.
+    pub d: Half,
+    /// `q`: value `i` in the low nibble of byte `i`, value `i + 16` in the high one.
+    pub qs: [u8; LEN / 2],
+}
+
+const _: () = assert!(size_of::<BlockQ4_0>() == 18);
+
+impl Block for BlockQ4_0 {
+    const FORMAT: Format = Format::Q4_0;
+    const LEN: usize = LEN;
+
+    fn quantize(x: &[f32]) -> Self {
+        // The value of greatest magnitude, whatever its sign, lands on q = 0.
+        let d = legacy::peak(x) / -8.0;
+        let inverse = legacy::inverse(d);
+        let mut q = [0; LEN];
+        for (q, x) in q.iter_mut().zip(x) {
+            *q = legacy::truncate(x * inverse + 8.5).min(15) as u8;
+        }
+        BlockQ4_0 {
+            d: Half::new(d),
+            qs: legacy::pack_nibbles(&q),
+        }
+    }
+
+    fn dequantize(&self, out: &mut [f32]) {
+        super::dequantize_integers(self, out);
+    }
+}
+
+impl Quantized for BlockQ4_0 {
+    const GROUP: usize = LEN;
+    const HAS_MIN: bool = false;
+
+    fn integers(&self, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
+        (scale[0], min[0]) = (self.d.to_f32(), 0.0);
+        for (q, u) in q.iter_mut().zip(legacy::unpack_nibbles(&self.qs)) {
+            *q = u as i8 - 8;
+        }
+    }
+}

@@ -1,0 +1,97 @@
+//! Q6_K: 256 values of 6 bits in 16 groups, `d s (q - 32)` with an 8-bit `s` a group.
+
+use bytemuck::{Pod, Zeroable};
+
+use super::k::{self, LEN, SMALL_GROUP, SMALL_GROUPS};
+use super::{Block, Format, Half, Quantized};
+
+/// 256 values in 210 bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Pod, Zeroable)]
+#[repr(C)]
+pub struct BlockQ6K {
+    /// The low nibbles of `q`: of each run of 128 values, 64 bytes hold the first 64 in their
+    /// low nibbles and the others in their high ones.
+    pub ql: [u8; LEN / 2],
+    /// The upper 2 bits of `q`: of each run of 128 values, byte `i` of 32 holds those of values
+    /// `i`, `i + 32`, `i + 64` and `i + 96` from its lowest bits up.
+    pub qh: [u8; LEN / 4],
+    /// The groups' scales.
+    pub scales: [i8; SMALL_GROUPS],
+    /// The scale of the groups' scales.
+    pub d: Half,
+}
+
+const _: () = assert!(size_of::<BlockQ6K>() == 210);
+
+/// `q` is stored with this added.
+const HALF: i32 = 32;
+
+/// Where the nibble of value `i` lies: byte and shift.
+fn low(i: usize) -> (usize, usize) {
+    (i / 128 * 64 + i % 64, i % 128 / 64 * 4)
+}
+
+/// Where the upper bits of value `i` lie: byte and shift.
+fn high(i: usize) -> (usize, usize) {
+    (i / 128 * 32 + i % 32, i % 128 / 32 * 2)
+}
+
+impl Block for BlockQ6K {
+    const FORMAT: Format = Format::Q6_K;
+    const LEN: usize = LEN;
+
+    fn quantize(x: &[f32]) -> Self {
+        let fit = k::fit_scale(&k::interleave(x), HALF);
+        let (mut magnitude, mut peak) = (0.0, 0.0);
+        for scale in fit.scale {
+            if scale.abs() > magnitude {
+                (magnitude, peak) = (scale.abs(), scale);
+            }
+        }
+        let mut block = BlockQ6K::zeroed();
+        if magnitude < k::TINY {
+            return block;
+        }
+        let inverse = -128.0 / peak;
+        block.d = Half::new(1.0 / inverse);
+        block.scales = fit.scale.map(|s| k::nearest(inverse * s).min(127) as i8);
+        let d = block.d.to_f32();
+        for (group, x) in x.chunks(SMALL_GROUP).enumerate() {
+            let scale = d * f32::from(block.scales[group]);
+            for (i, x) in x.iter().enumerate() {
+                let q = if scale != 0.0 {
+                    (k::nearest(x / scale).clamp(-HALF, HALF - 1) + HALF) as u8
+                } else {
+                    fit.q[i][group]
+                };
+                let (byte, shift) = low(group * SMALL_GROUP + i);
+                block.ql[byte] |= (q & 0xf) << shift;
+                let (byte, shift) = high(group * SMALL_GROUP + i);
+                block.qh[byte] |= (q >> 4) << shift;
+            }
+        }
+        block
+    }
+
+    fn dequantize(&self, out: &mut [f32]) {
+        super::dequantize_integers(self, out);
+    }
+}
+
+impl Quantized for BlockQ6K {
+    const GROUP: usize = SMALL_GROUP;
+    const HAS_MIN: bool = false;
+
+    fn integers(&self, q: &mut [i8], scale: &mut [f32], min: &mut [f32]) {
+        let d = self.d.to_f32();
+        for (scale, &s) in scale.iter_mut().zip(&self.scales) {
+            *scale = d * f32::from(s);
+        }
+        min.fill(0.0);
+        for (i, q) in q.iter_mut().enumerate() {
+            let ((l, l_shift), (h, h_shift)) = (low(i), high(i));
+            let unsigned = ((self.ql[l] >> l_shift) & 0xf) | (((self.qh[h] >> h_shift) & 3) << 4);
+            *q = (i32::from(unsigned) - HALF) as i8;
+        }
+    }
+}
