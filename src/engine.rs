@@ -2,116 +2,148 @@
 //! tokens and the KV ledger. Forward passes only; which tokens travel together is for
 //! [`schedule`](crate::schedule) to say.
 
-use std::fmt;
-use std::path::Path;
-use std::str::FromStr;
+mod options;
+mod session;
+mod snapshot;
+mod stage;
 
-use crate::kv::KvType;
+use std::fs::File;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-/// Which device to run on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DeviceChoice {
-    /// The best this build and machine have.
-    #[default]
-    Auto,
-    /// The CPU backend.
-    Cpu,
-}
+use katari_gguf::Gguf;
 
-/// A device this build does not have.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("this build has no device '{found}' (it has auto, cpu)")]
-pub struct UnknownDevice {
-    /// What was asked for.
-    pub found: String,
-}
+pub use options::{DeviceChoice, EngineOptions, UnknownDevice};
+pub use session::{Feed, Logits, Session, SessionError};
+pub use snapshot::SnapshotError;
 
-impl FromStr for DeviceChoice {
-    type Err = UnknownDevice;
+use crate::models::{ArchitectureId, Hyper, LoadError, TensorFile};
+use crate::ops::{KvShape, Mapping};
 
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        match s {
-            "auto" => Ok(DeviceChoice::Auto),
-            "cpu" => Ok(DeviceChoice::Cpu),
-            _ => Err(UnknownDevice {
-                found: s.to_string(),
-            }),
-        }
-    }
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            DeviceChoice::Auto => "auto",
-            DeviceChoice::Cpu => "cpu",
-        })
-    }
-}
-
-/// How to open a model.
-#[derive(Debug, Clone)]
-pub struct EngineOptions {
-    /// Where the layers run.
-    pub device: DeviceChoice,
-    /// Threads of the CPU backend; all physical cores where `None`.
-    pub threads: Option<usize>,
-    /// The longest a sequence may grow; what the model was trained for where `None`.
-    pub n_ctx: Option<usize>,
-    /// Element types of the keys and the values.
-    pub kv: (KvType, KvType),
-    /// How many sequences can be held at once.
-    pub n_sequences: usize,
-}
-
-impl Default for EngineOptions {
-    fn default() -> Self {
-        EngineOptions {
-            device: DeviceChoice::Auto,
-            threads: None,
-            n_ctx: None,
-            kv: (KvType::F16, KvType::F16),
-            n_sequences: 1,
-        }
-    }
-}
-
-/// What could not be done, with the file, tensor, key or sequence it concerns.
+/// What could not be done with a model file.
 #[derive(Debug, thiserror::Error)]
 pub enum EngineError {
-    /// The file cannot be opened or is no model of ours.
-    #[error("{0}")]
-    File(String),
+    /// The file cannot be read.
+    #[error("{}: {cause}", path.display())]
+    Open {
+        /// The file.
+        path: PathBuf,
+        /// What the system says.
+        cause: std::io::Error,
+    },
+    /// The file is no GGUF, or a damaged one.
+    #[error("{}: {cause}", path.display())]
+    Parse {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: katari_gguf::Error,
+    },
+    /// The file is no model of ours.
+    #[error("{}: {cause}", path.display())]
+    Load {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong.
+        cause: LoadError,
+    },
+    /// An option does not fit the model.
+    #[error("{option} {found}: expected {expected}")]
+    Option {
+        /// Which one.
+        option: &'static str,
+        /// What was asked for.
+        found: usize,
+        /// What would do.
+        expected: String,
+    },
 }
 
-/// One token to append to a sequence.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Feed {
-    /// The sequence, below `n_sequences`.
-    pub sequence: u32,
-    /// The token's id, below `n_vocab`.
-    pub token: u32,
-    /// Whether to compute the logits of what follows it.
-    pub wants_logits: bool,
+/// A GGUF file in memory, its header parsed.
+pub struct ModelFile {
+    path: PathBuf,
+    mapping: Mapping,
+    gguf: Gguf,
 }
 
-/// Logits `[n_outputs, n_vocab]`: a row for each [`Feed`] that wanted them, in order.
-#[derive(Debug, Clone, Copy)]
-pub struct Logits<'a> {
-    values: &'a [f32],
-    n_vocab: usize,
-}
-
-impl<'a> Logits<'a> {
-    /// The rows, each `[n_vocab]`.
-    pub fn rows(&self) -> impl ExactSizeIterator<Item = &'a [f32]> {
-        self.values.chunks_exact(self.n_vocab)
+impl ModelFile {
+    /// Maps the file at `path` and parses its header; no tensor is read.
+    pub fn open(path: &Path) -> Result<ModelFile, EngineError> {
+        let open = |cause| EngineError::Open {
+            path: path.into(),
+            cause,
+        };
+        let mapping = map(path).map_err(open)?;
+        let gguf = Gguf::parse((*mapping).as_ref()).map_err(|cause| EngineError::Parse {
+            path: path.into(),
+            cause,
+        })?;
+        Ok(ModelFile {
+            path: path.into(),
+            mapping,
+            gguf,
+        })
     }
 
-    /// Row `i`, if there is one.
-    pub fn row(&self, i: usize) -> Option<&'a [f32]> {
-        self.rows().nth(i)
+    /// The header.
+    pub fn gguf(&self) -> &Gguf {
+        &self.gguf
     }
+
+    /// Where it lies.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// The file's bytes.
+    pub fn bytes(&self) -> &[u8] {
+        (*self.mapping).as_ref()
+    }
+
+    /// The architecture and its hyper-parameters.
+    pub fn architecture(&self) -> Result<(ArchitectureId, Hyper), EngineError> {
+        ArchitectureId::read(&self.gguf).map_err(|cause| self.load_error(cause))
+    }
+
+    /// Bytes that running it as `options` say takes.
+    pub fn memory(&self, options: &EngineOptions) -> Result<Memory, EngineError> {
+        let (_, hyper) = self.architecture()?;
+        let sizes = options.sizes(&hyper)?;
+        Ok(Memory {
+            weights: self.gguf.tensors.iter().map(|t| t.bytes).sum(),
+            kv: KvShape {
+                n_layer: hyper.n_layer,
+                n_cells: sizes.n_cells as usize,
+                heads: hyper.heads,
+                keys: options.kv.0,
+                values: options.kv.1,
+            }
+            .bytes(),
+            scratch: hyper.scratch_bytes(options.n_batch.min(sizes.n_ctx), options.n_sequences),
+        })
+    }
+
+    fn load_error(&self, cause: LoadError) -> EngineError {
+        EngineError::Load {
+            path: self.path.clone(),
+            cause,
+        }
+    }
+}
+
+/// Maps a whole file for reading.
+fn map(path: &Path) -> std::io::Result<Mapping> {
+    let file = File::open(path)?;
+    if file.metadata()?.len() == 0 {
+        return Err(std::io::Error::other("the file is empty (expected a GGUF)"));
+    }
+    // SAFETY: a map is undefined behaviour only where the file's bytes change under it. We map
+    // it read-only, never write to model files, and replace them by renaming, which leaves this
+    // map on the old one; that no other program truncates or rewrites a model in place while it
+    // runs is the same demand as every engine makes that reads weights where they lie.
+    #[allow(unsafe_code)]
+    let map = unsafe { memmap2::Mmap::map(&file)? };
+    Ok(Arc::new(map))
 }
 
 /// Bytes that a model needs.
@@ -125,30 +157,115 @@ pub struct Memory {
     pub scratch: u64,
 }
 
+impl Memory {
+    /// All of it.
+    pub fn total(&self) -> u64 {
+        self.weights
+            .saturating_add(self.kv)
+            .saturating_add(self.scratch)
+    }
+}
+
 /// A model on its devices with its session.
 pub struct Engine {
-    n_vocab: usize,
-    n_ctx: usize,
+    file: ModelFile,
+    architecture: ArchitectureId,
+    memory: Memory,
+    session: Session,
 }
 
 impl Engine {
     /// Opens the GGUF file at `path`.
-    pub fn open(_path: &Path, _options: &EngineOptions) -> Result<Engine, EngineError> {
-        Err(EngineError::File("not built yet".into()))
+    pub fn open(path: &Path, options: &EngineOptions) -> Result<Engine, EngineError> {
+        Engine::new(ModelFile::open(path)?, options)
+    }
+
+    /// Loads an open file: proves every tensor, places the layers, allocates the KV cache.
+    pub fn new(file: ModelFile, options: &EngineOptions) -> Result<Engine, EngineError> {
+        let (architecture, hyper) = file.architecture()?;
+        let sizes = options.sizes(&hyper)?;
+        let memory = file.memory(options)?;
+        let hyper = Arc::new(hyper);
+        let mut tensors = TensorFile::new(&file.gguf, &file.mapping);
+        let stages = options
+            .place(hyper.n_layer)
+            .into_iter()
+            .map(|part| stage::load(architecture, &hyper, part, &mut tensors, options, &sizes))
+            .collect::<Result<Vec<_>, _>>()
+            .and_then(|stages| {
+                tensors.refuse_surplus(architecture.name())?;
+                Ok(stages)
+            })
+            .map_err(|cause| file.load_error(cause))?;
+        let session = Session::new(stages, hyper, &sizes);
+        Ok(Engine {
+            file,
+            architecture,
+            memory,
+            session,
+        })
+    }
+
+    /// The file's header.
+    pub fn gguf(&self) -> &Gguf {
+        &self.file.gguf
+    }
+
+    /// The file.
+    pub fn file(&self) -> &ModelFile {
+        &self.file
+    }
+
+    /// The architecture.
+    pub fn architecture(&self) -> ArchitectureId {
+        self.architecture
+    }
+
+    /// The hyper-parameters.
+    pub fn hyper(&self) -> &Hyper {
+        self.session.hyper()
     }
 
     /// Rows of the embedding, the width of the logits.
     pub fn n_vocab(&self) -> usize {
-        self.n_vocab
+        self.hyper().n_vocab
     }
 
     /// The longest a sequence may grow.
     pub fn n_ctx(&self) -> usize {
-        self.n_ctx
+        self.session.n_ctx()
     }
 
-    /// Appends tokens to their sequences and runs them in one forward pass.
-    pub fn evaluate(&mut self, _feeds: &[Feed]) -> Result<Logits<'_>, EngineError> {
-        Err(EngineError::File("not built yet".into()))
+    /// Positions the model was trained on.
+    pub fn n_ctx_train(&self) -> usize {
+        self.hyper().n_ctx
+    }
+
+    /// Bytes it takes.
+    pub fn memory(&self) -> Memory {
+        self.memory
+    }
+
+    /// The sequences and what can be done with them.
+    pub fn session(&mut self) -> &mut Session {
+        &mut self.session
+    }
+
+    /// Appends tokens to their sequences and runs them in one forward pass; see
+    /// [`Session::evaluate`].
+    pub fn evaluate(&mut self, feeds: &[Feed]) -> Result<Logits<'_>, SessionError> {
+        self.session.evaluate(feeds)
+    }
+
+    /// Everything of `sequence` that a later session of the same file needs to go on.
+    pub fn export(&self, sequence: u32) -> Result<Vec<u8>, SnapshotError> {
+        snapshot::export(&self.file, &self.session, sequence)
+    }
+
+    /// Makes `sequence` what [`export`](Engine::export) gave. The bytes are not trusted: a
+    /// snapshot of another file or of other KV types, or a damaged one, is refused, and the
+    /// sequence is then as it was or empty.
+    pub fn import(&mut self, sequence: u32, bytes: &[u8]) -> Result<(), SnapshotError> {
+        snapshot::import(&self.file, &mut self.session, sequence, bytes)
     }
 }

@@ -1,0 +1,155 @@
+//! How to open a model, and what follows from it for a given one.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::EngineError;
+use crate::kv::KvType;
+use crate::models::{Hyper, Part};
+
+/// Which device to run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum DeviceChoice {
+    /// The best this build and machine have.
+    #[default]
+    Auto,
+    /// The CPU backend.
+    Cpu,
+}
+
+impl DeviceChoice {
+    /// Every choice this build has.
+    pub const ALL: &'static [DeviceChoice] = &[DeviceChoice::Auto, DeviceChoice::Cpu];
+
+    /// Its name, as `--device` takes it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            DeviceChoice::Auto => "auto",
+            DeviceChoice::Cpu => "cpu",
+        }
+    }
+}
+
+impl fmt::Display for DeviceChoice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// A device this build does not have.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("this build has no device '{found}' (it has {})", names())]
+pub struct UnknownDevice {
+    /// What was asked for.
+    pub found: String,
+}
+
+fn names() -> String {
+    let names: Vec<_> = DeviceChoice::ALL.iter().map(|d| d.name()).collect();
+    names.join(", ")
+}
+
+impl FromStr for DeviceChoice {
+    type Err = UnknownDevice;
+
+    fn from_str(s: &str) -> Result<Self, Self::Err> {
+        let all = DeviceChoice::ALL.iter();
+        all.copied()
+            .find(|d| d.name() == s)
+            .ok_or_else(|| UnknownDevice {
+                found: s.to_string(),
+            })
+    }
+}
+
+/// How to open a model.
+#[derive(Debug, Clone)]
+pub struct EngineOptions {
+    /// Where the layers run.
+    pub device: DeviceChoice,
+    /// Threads of the CPU backend; it chooses where `None`.
+    pub threads: Option<usize>,
+    /// The longest a sequence may grow; what the model was trained for where `None`.
+    pub n_ctx: Option<usize>,
+    /// Element types of the keys and the values.
+    pub kv: (KvType, KvType),
+    /// How many sequences can be held at once, each up to `n_ctx` long.
+    pub n_sequences: usize,
+    /// Tokens of the largest pass, for the memory figures.
+    pub n_batch: usize,
+    /// Over how many devices of the chosen kind the layers are spread; only hidden states cross.
+    pub n_devices: usize,
+}
+
+impl Default for EngineOptions {
+    fn default() -> Self {
+        EngineOptions {
+            device: DeviceChoice::Auto,
+            threads: None,
+            n_ctx: None,
+            kv: (KvType::F16, KvType::F16),
+            n_sequences: 1,
+            n_batch: 512,
+            n_devices: 1,
+        }
+    }
+}
+
+/// The KV cache's sizes for one model.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Sizes {
+    /// The longest a sequence may grow.
+    pub n_ctx: usize,
+    /// Cells: as many as all sequences can fill.
+    pub n_cells: u32,
+    /// How many sequences.
+    pub n_sequences: u32,
+}
+
+impl EngineOptions {
+    /// What the options come to for a model.
+    pub(super) fn sizes(&self, hyper: &Hyper) -> Result<Sizes, EngineError> {
+        let wrong = |option, found, expected: String| EngineError::Option {
+            option,
+            found,
+            expected,
+        };
+        let n_ctx = self.n_ctx.unwrap_or(hyper.n_ctx);
+        // Learned positions end where training did; rotary ones go on, if worse and worse.
+        if n_ctx == 0 || (hyper.rope.is_none() && n_ctx > hyper.n_ctx) {
+            let expected = format!("1 to {}, the model's positions", hyper.n_ctx);
+            return Err(wrong("context length", n_ctx, expected));
+        }
+        let n_cells = n_ctx.checked_mul(self.n_sequences);
+        // Positions are signed where they are subtracted.
+        let n_cells = n_cells
+            .and_then(|n| i32::try_from(n).ok())
+            .filter(|&n| n > 0);
+        match (n_cells, u32::try_from(self.n_sequences)) {
+            (Some(n_cells), Ok(n_sequences)) => Ok(Sizes {
+                n_ctx,
+                n_cells: n_cells.unsigned_abs(),
+                n_sequences,
+            }),
+            _ => {
+                let expected = format!(
+                    "1 to {}, at a context of {n_ctx}",
+                    i32::MAX as usize / n_ctx
+                );
+                Err(wrong("number of sequences", self.n_sequences, expected))
+            }
+        }
+    }
+
+    /// Which layers run on which device, in order.
+    pub(super) fn place(&self, n_layer: usize) -> Vec<Part> {
+        let n = self.n_devices.clamp(1, n_layer.max(1));
+        (0..n)
+            .map(|i| Part {
+                layers: n_layer * i / n..n_layer * (i + 1) / n,
+                first: i == 0,
+                last: i + 1 == n,
+            })
+            .collect()
+    }
+}
