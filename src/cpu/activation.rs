@@ -1,0 +1,139 @@
+//! Activations as integers, which is what quantised weights are multiplied with.
+//!
+//! A row is cut into groups of 32 values. A group is `scale * q` with `scale = max|x| / 127` and
+//! `q = round(x / scale)` as i8; its integers' sum goes with it, for weights with an offset.
+
+use super::arena::{Arena, Buffer};
+
+/// Values that share a scale, in activations and in every quantised weight format.
+pub(super) const GROUP: usize = 32;
+
+/// Rows of activations as integers.
+pub(super) struct Quantized {
+    /// q i8 `[rows, width]`, then scale f32, `scale * sum` f32 and sum i32, `[rows, groups]` each.
+    buffer: Buffer,
+    rows: usize,
+    width: usize,
+}
+
+/// Some rows of integers, borrowed.
+#[derive(Clone, Copy)]
+pub(super) struct Rows<'a> {
+    /// How many.
+    pub n: usize,
+    /// Groups a row.
+    pub groups: usize,
+    /// `[n, groups * 32]`.
+    pub q: &'a [i8],
+    /// `[n, groups]`.
+    pub scale: &'a [f32],
+    /// `scale * sum`, `[n, groups]`.
+    pub scaled_sum: &'a [f32],
+    /// The sum of each group's integers, `[n, groups]`.
+    pub sum: &'a [i32],
+}
+
+/// One row's integers, to write.
+pub(super) struct RowMut<'a> {
+    pub q: &'a mut [i8],
+    pub scale: &'a mut [f32],
+    pub scaled_sum: &'a mut [f32],
+    pub sum: &'a mut [i32],
+}
+
+/// All rows' integers, to write.
+pub(super) struct RowsMut<'a> {
+    pub q: &'a mut [i8],
+    pub scale: &'a mut [f32],
+    pub scaled_sum: &'a mut [f32],
+    pub sum: &'a mut [i32],
+}
+
+impl Quantized {
+    /// Room for `[rows, width]`; `width` is a multiple of the group.
+    pub(super) fn new(arena: &Arena, rows: usize, width: usize) -> Quantized {
+        assert!(width % GROUP == 0, "{width} values are no whole groups");
+        let groups = width / GROUP;
+        // Every part starts on a cache line of its own.
+        let words = line(rows * width / 4) + 3 * line(rows * groups);
+        Quantized {
+            buffer: arena.take(words),
+            rows,
+            width,
+        }
+    }
+
+    pub(super) fn into_buffer(self) -> Buffer {
+        self.buffer
+    }
+
+    /// All rows.
+    pub(super) fn rows(&self) -> Rows<'_> {
+        let groups = self.width / GROUP;
+        let (q, rest) = self.buffer.of::<i32>().split_at(line(self.q_words()));
+        let (scale, rest) = rest.split_at(line(self.rows * groups));
+        let (scaled_sum, sum) = rest.split_at(line(self.rows * groups));
+        Rows {
+            n: self.rows,
+            groups,
+            q: &bytemuck::cast_slice(q)[..self.rows * self.width],
+            scale: &bytemuck::cast_slice(scale)[..self.rows * groups],
+            scaled_sum: &bytemuck::cast_slice(scaled_sum)[..self.rows * groups],
+            sum: &sum[..self.rows * groups],
+        }
+    }
+
+    /// All rows, to write.
+    pub(super) fn rows_mut(&mut self) -> RowsMut<'_> {
+        let (rows, groups, words) = (self.rows, self.width / GROUP, line(self.q_words()));
+        let (q, rest) = self.buffer.of_mut::<i32>().split_at_mut(words);
+        let (scale, rest) = rest.split_at_mut(line(rows * groups));
+        let (scaled_sum, sum) = rest.split_at_mut(line(rows * groups));
+        RowsMut {
+            q: &mut bytemuck::cast_slice_mut(q)[..rows * self.width],
+            scale: &mut bytemuck::cast_slice_mut(scale)[..rows * groups],
+            scaled_sum: &mut bytemuck::cast_slice_mut(scaled_sum)[..rows * groups],
+            sum: &mut sum[..rows * groups],
+        }
+    }
+
+    /// i32s that the integers take; whole, since a group is 8 of them.
+    fn q_words(&self) -> usize {
+        self.rows * self.width / 4
+    }
+}
+
+/// `n` 4-byte words, rounded up to whole cache lines.
+fn line(n: usize) -> usize {
+    n.next_multiple_of(16)
+}
+
+/// Quantises one row; the same bits on every instruction set.
+#[inline(always)]
+pub(super) fn quantize_row(x: &[f32], out: RowMut<'_>) {
+    let groups = x.chunks_exact(GROUP).zip(out.q.chunks_exact_mut(GROUP));
+    let scales = out.scale.iter_mut().zip(out.scaled_sum).zip(out.sum);
+    for ((x, q), ((scale, scaled_sum), sum)) in groups.zip(scales) {
+        // As integers, magnitudes order like the floats, and a NaN comes out on top.
+        let mut largest = 0;
+        for x in x {
+            largest = largest.max(x.to_bits() & 0x7fff_ffff);
+        }
+        let d = f32::from_bits(largest) / 127.0;
+        // What is not finite is left to the scale: 0 * inf is NaN, as it should be.
+        let divisor = if d > 0.0 && d < f32::INFINITY {
+            d
+        } else {
+            f32::INFINITY
+        };
+        let mut total = 0;
+        for (q, x) in q.iter_mut().zip(x) {
+            let rounded = (x / divisor).round_ties_even() as i32;
+            *q = rounded as i8;
+            total += rounded;
+        }
+        *scale = d;
+        *sum = total;
+        *scaled_sum = d * total as f32;
+    }
+}

@@ -1,0 +1,138 @@
+//! Linears: panels of weight rows, handed out to threads.
+
+use std::cell::RefCell;
+
+use super::arena::{Buffer, Value};
+use super::disjoint::Disjoint;
+use super::dot::float::Floats;
+use super::isa::{Kernels, Product};
+use super::pool::Pool;
+use super::tensor::Tensor;
+use crate::ops::{Activation, Linear};
+
+/// Rows of a weight that are done together for many rows of activations.
+pub(super) const PANEL: usize = 16;
+
+/// Bytes of weights that a thread takes at once for one row of activations: short enough that
+/// threads end together, long enough that taking them costs nothing.
+const DECODE_BYTES: usize = 64 * 1024;
+
+thread_local! {
+    /// A worker's results before bias and activation, `[n, PANEL]`.
+    static TILE: RefCell<Buffer> = RefCell::default();
+}
+
+/// A linear of the call, and where its items begin.
+struct Job<'a> {
+    layer: &'a Linear<Tensor>,
+    activation: Option<Activation>,
+    out: Disjoint<'a, f32>,
+    /// Weight rows an item.
+    rows: usize,
+    /// The first of its items.
+    first: usize,
+}
+
+/// Runs every layer on `x` in one parallel region. Integers of `x` are there if any layer needs
+/// them.
+pub(super) fn run<const N: usize>(
+    kernels: &Kernels,
+    pool: &Pool,
+    x: &Value,
+    layers: &[(&Linear<Tensor>, Option<Activation>); N],
+    out: &mut [Value; N],
+) {
+    let mut n_items = 0;
+    let mut outs = out.iter_mut();
+    let jobs: [Option<Job<'_>>; N] = layers.map(|(layer, activation)| {
+        let weight = &layer.weight;
+        let rows = if x.rows == 1 {
+            let row_bytes = weight.weights().stride.max(1);
+            (DECODE_BYTES / row_bytes).next_multiple_of(8).max(8)
+        } else {
+            PANEL
+        };
+        let first = n_items;
+        n_items += weight.rows.div_ceil(rows);
+        outs.next().map(|out| Job {
+            layer,
+            activation,
+            out: Disjoint::new(out.data_mut()),
+            rows,
+            first,
+        })
+    });
+    pool.for_each(n_items, 1, |items| {
+        for item in items {
+            let job = jobs.iter().rev().flatten().find(|job| job.first <= item);
+            if let Some(job) = job {
+                job.item(kernels, x, item - job.first);
+            }
+        }
+    });
+}
+
+impl Job<'_> {
+    /// Weight rows `item * rows..` for all rows of `x`.
+    fn item(&self, kernels: &Kernels, x: &Value, item: usize) {
+        let weight = &self.layer.weight;
+        let start = item * self.rows;
+        let n = self.rows.min(weight.rows - start);
+        let bias = self
+            .layer
+            .bias
+            .as_ref()
+            .map(|b| &b.vector()[start..start + n]);
+        // SAFETY: columns `start..start + n` of row `i` of the output belong to this item alone,
+        // and each part is let go before the next is taken.
+        let part = |i: usize| unsafe {
+            let first = i * weight.rows + start;
+            self.out.part(first..first + n)
+        };
+        if x.rows == 1 {
+            let out = part(0);
+            self.product(kernels, x, start, n, out, n);
+            kernels.math().finish_linear(out, bias, self.activation);
+            return;
+        }
+        TILE.with_borrow_mut(|tile| {
+            tile.reserve(x.rows * PANEL);
+            let tile = &mut tile.of_mut::<f32>()[..x.rows * PANEL];
+            self.product(kernels, x, start, n, tile, PANEL);
+            for (i, tile) in tile.chunks_exact(PANEL).enumerate() {
+                let out = part(i);
+                out.copy_from_slice(&tile[..n]);
+                kernels.math().finish_linear(out, bias, self.activation);
+            }
+        });
+    }
+
+    /// The bare product of weight rows `start..start + n`, to `out` `[x.rows, stride]`.
+    fn product(
+        &self,
+        kernels: &Kernels,
+        x: &Value,
+        start: usize,
+        n: usize,
+        out: &mut [f32],
+        stride: usize,
+    ) {
+        let weight = &self.layer.weight;
+        let w = weight.weights().rows(start, n);
+        match (kernels.product(weight.format), x.quantized.get()) {
+            (Product::Int(_), Some(x)) => {
+                kernels.int_product(weight.format, w, x.rows(), out, stride);
+            }
+            (Product::Int(_), None) => unreachable!("integers are made before the region"),
+            (Product::Float(_), _) => {
+                let x = Floats {
+                    data: x.data(),
+                    stride: x.width,
+                    n: x.rows,
+                    width: x.width,
+                };
+                kernels.float_product(weight.format, w, x, out, stride);
+            }
+        }
+    }
+}
