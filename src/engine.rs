@@ -17,6 +17,7 @@ pub use options::{DeviceChoice, EngineOptions, UnknownDevice};
 pub use session::{Feed, Logits, Session, SessionError};
 pub use snapshot::SnapshotError;
 
+pub use crate::cpu::Isa;
 use crate::models::{ArchitectureId, Hyper, LoadError, TensorFile};
 use crate::ops::{KvShape, Mapping};
 

@@ -4,6 +4,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use super::EngineError;
+use crate::cpu::Isa;
 use crate::kv::KvType;
 use crate::models::{Hyper, Part};
 
@@ -67,8 +68,10 @@ impl FromStr for DeviceChoice {
 pub struct EngineOptions {
     /// Where the layers run.
     pub device: DeviceChoice,
-    /// Threads of the CPU backend; it chooses where `None`.
+    /// Threads of the CPU backend; as many as the machine has cores where `None`.
     pub threads: Option<usize>,
+    /// Instruction set of the CPU backend; the best there is where `None`.
+    pub isa: Option<Isa>,
     /// The longest a sequence may grow; what the model was trained for where `None`.
     pub n_ctx: Option<usize>,
     /// Element types of the keys and the values.
@@ -86,6 +89,7 @@ impl Default for EngineOptions {
         EngineOptions {
             device: DeviceChoice::Auto,
             threads: None,
+            isa: None,
             n_ctx: None,
             kv: (KvType::F16, KvType::F16),
             n_sequences: 1,
@@ -107,6 +111,15 @@ pub struct Sizes {
 }
 
 impl EngineOptions {
+    /// Threads to use. By default not more than cores: two threads of one core share the units
+    /// that dot products need.
+    pub fn threads(&self) -> usize {
+        self.threads.unwrap_or_else(|| {
+            let allowed = std::thread::available_parallelism().map_or(1, usize::from);
+            allowed.min(num_cpus::get_physical()).max(1)
+        })
+    }
+
     /// What the options come to for a model.
     pub(super) fn sizes(&self, hyper: &Hyper) -> Result<Sizes, EngineError> {
         let wrong = |option, found, expected: String| EngineError::Option {

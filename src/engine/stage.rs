@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use super::options::{DeviceChoice, EngineOptions, Sizes};
+use crate::cpu::Cpu;
 use crate::models::{ArchitectureId, Hyper, LoadError, Loader, Model, Part, TensorFile};
 use crate::ops::{Batch, Device, DeviceError, KvShape};
 
@@ -72,13 +73,12 @@ pub(super) fn load(
 ) -> Result<Box<dyn Stage>, LoadError> {
     match options.device {
         DeviceChoice::Auto | DeviceChoice::Cpu => {
-            let _ = (architecture, hyper, part, tensors, options, sizes);
-            Err(DeviceError("the CPU backend is still to come".into()).into())
+            let device = Cpu::new(options.threads(), options.isa)?;
+            load_on(device, architecture, hyper, part, tensors, options, sizes)
         }
     }
 }
 
-#[allow(dead_code)] // until the CPU backend is there
 fn load_on<D: Device>(
     mut device: D,
     architecture: ArchitectureId,
