@@ -70,27 +70,28 @@ pub(super) fn fit_range(x: &[Lanes<GROUPS>; GROUP], search: &Search) -> Fit<GROU
     let mut weight = [ZERO; GROUP];
     let (mut min, mut max) = (x[0], x[0]);
     let (mut sum_w, mut sum_x) = (ZERO, ZERO);
-    for (i, (x, weight)) in x.iter().zip(&mut weight).enumerate() {
+    for (x, weight) in x.iter().zip(&mut weight) {
         for g in 0..GROUPS {
             weight[g] = rms[g] + x[g].abs();
             min[g] = if x[g] < min[g] { x[g] } else { min[g] };
             max[g] = if x[g] > max[g] { x[g] } else { max[g] };
-            // The first term is taken, not added to zero: it may be -0.
-            let (w, wx) = (weight[g], weight[g] * x[g]);
-            sum_w[g] = if i == 0 { w } else { sum_w[g] + w };
-            sum_x[g] = if i == 0 { wx } else { sum_x[g] + wx };
+            sum_w[g] += weight[g];
+            sum_x[g] += weight[g] * x[g];
         }
     }
-    let low = min.map(|min| if min > 0.0 { 0.0 } else { min });
-    let extent: Row = std::array::from_fn(|g| max[g] - low[g]);
-
+    // Where the integers begin; moves to each better least value found. A group of one value not
+    // above 0 has no extent: its inverse is infinite, its scale 0, and every integer, of 0 times
+    // infinity, 0.
+    let mut low = min.map(|min| if min > 0.0 { 0.0 } else { min });
+    let inverse_for =
+        |range: f32, low: &Row| -> Row { std::array::from_fn(|g| range / (max[g] - low[g])) };
     let integer = |x: f32, low: f32, inverse: f32| {
         nearest(inverse * (x - low)).clamp(0, search.greatest) as f32
     };
 
-    let mut best_inverse = extent.map(|e| search.greatest as f32 / e);
+    let mut best_low = low;
+    let mut best_inverse = inverse_for(search.greatest as f32, &low);
     let mut scale = best_inverse.map(|inverse| 1.0 / inverse);
-    let mut best_min = low;
     let mut best_error = ZERO;
     for (x, w) in x.iter().zip(&weight) {
         for g in 0..GROUPS {
@@ -103,7 +104,7 @@ pub(super) fn fit_range(x: &[Lanes<GROUPS>; GROUP], search: &Search) -> Fit<GROU
     let mut q = [ZERO; GROUP];
     for step in 0..=search.steps {
         let range = search.first + 0.1 * step as f32 + search.greatest as f32;
-        let inverse = extent.map(|e| range / e);
+        let inverse = inverse_for(range, &low);
         let (mut sum_q, mut sum_q2, mut sum_qx) = (ZERO, ZERO, ZERO);
         for ((x, w), q) in x.iter().zip(&weight).zip(&mut q) {
             for g in 0..GROUPS {
@@ -134,28 +135,22 @@ pub(super) fn fit_range(x: &[Lanes<GROUPS>; GROUP], search: &Search) -> Fit<GROU
         for g in 0..GROUPS {
             if determinant[g] > 0.0 && error[g] < best_error[g] {
                 best_error[g] = error[g];
+                best_low[g] = low[g];
                 best_inverse[g] = inverse[g];
                 scale[g] = this_scale[g];
-                best_min[g] = this_min[g];
+                low[g] = this_min[g];
             }
         }
     }
 
     let mut fit = Fit {
         scale,
-        min: best_min.map(|min| -min),
+        min: low.map(|low| -low),
         q: [[0; GROUPS]; GROUP],
     };
     for (x, q) in x.iter().zip(&mut fit.q) {
         for g in 0..GROUPS {
-            q[g] = integer(x[g], low[g], best_inverse[g]) as u8;
-        }
-    }
-    for g in 0..GROUPS {
-        if max[g] == low[g] {
-            fit.scale[g] = 0.0;
-            fit.min[g] = -low[g];
-            fit.q.iter_mut().for_each(|q| q[g] = 0);
+            q[g] = integer(x[g], best_low[g], best_inverse[g]) as u8;
         }
     }
     fit
