@@ -1,0 +1,111 @@
+//! Normalisation steps of a `tokenizer.json`, in order.
+
+use std::borrow::Cow;
+
+use katari_gguf::Metadata;
+use katari_gguf::keys::katari;
+use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+
+use super::TextError;
+
+/// One step.
+#[derive(Debug, Clone, PartialEq)]
+enum Step {
+    /// Unicode normalisation form C.
+    Nfc,
+    /// Unicode normalisation form KC.
+    Nfkc,
+    /// Puts a string before the text.
+    Prepend(String),
+    /// Puts a string before each line that is not empty at the text's end.
+    PrependLines(String),
+    /// Replaces one string by another everywhere.
+    Replace(String, String),
+}
+
+/// What is done to a text before it is cut.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub(super) struct Steps(Vec<Step>);
+
+impl Steps {
+    /// From `katari.tokenizer.normalizer`: each step's name followed by its arguments.
+    pub fn read(metadata: &Metadata) -> Result<Steps, TextError> {
+        let words: &[String] = metadata
+            .opt(katari::TOKENIZER_NORMALIZER)?
+            .unwrap_or_default();
+        let mut words = words.iter();
+        let mut steps = Vec::new();
+        while let Some(name) = words.next() {
+            let mut argument = || {
+                words.next().cloned().ok_or_else(|| {
+                    TextError::value(
+                        katari::TOKENIZER_NORMALIZER,
+                        format!("the step '{name}' lacks an argument"),
+                    )
+                })
+            };
+            steps.push(match name.as_str() {
+                "nfc" => Step::Nfc,
+                "nfkc" => Step::Nfkc,
+                "prepend" => Step::Prepend(argument()?),
+                "prepend-lines" => Step::PrependLines(argument()?),
+                "replace" => {
+                    let from = argument()?;
+                    if from.is_empty() {
+                        return Err(TextError::value(
+                            katari::TOKENIZER_NORMALIZER,
+                            "the step 'replace' looks for an empty string",
+                        ));
+                    }
+                    Step::Replace(from, argument()?)
+                }
+                other => {
+                    return Err(TextError::value(
+                        katari::TOKENIZER_NORMALIZER,
+                        format!(
+                            "'{other}' is no known step (expected nfc, nfkc, prepend, prepend-lines or replace)"
+                        ),
+                    ));
+                }
+            });
+        }
+        Ok(Steps(steps))
+    }
+
+    /// The text after all steps.
+    pub fn apply<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        self.0
+            .iter()
+            .fold(Cow::Borrowed(text), |text, step| step.apply(text))
+    }
+}
+
+impl Step {
+    fn apply<'a>(&self, text: Cow<'a, str>) -> Cow<'a, str> {
+        match self {
+            Step::Nfc if is_nfc_quick(text.chars()) == IsNormalized::Yes => text,
+            Step::Nfc => Cow::Owned(text.nfc().collect()),
+            Step::Nfkc => Cow::Owned(text.nfkc().collect()),
+            Step::Prepend(prefix) => Cow::Owned(format!("{prefix}{text}")),
+            Step::PrependLines(prefix) => {
+                let mut out = prefix.clone();
+                let mut lines = text.split('\n').peekable();
+                while let Some(line) = lines.next() {
+                    out.push_str(line);
+                    if let Some(next) = lines.peek() {
+                        out.push('\n');
+                        // A line break that ends the text begins no line.
+                        if !next.is_empty() || lines.clone().count() > 1 {
+                            out.push_str(prefix);
+                        }
+                    }
+                }
+                Cow::Owned(out)
+            }
+            Step::Replace(from, to) => match text.contains(from.as_str()) {
+                true => Cow::Owned(text.replace(from.as_str(), to)),
+                false => text,
+            },
+        }
+    }
+}
