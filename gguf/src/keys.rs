@@ -196,6 +196,30 @@ pub mod katari {
         TOKENIZER_CLEAN_TEXT = "katari.tokenizer.clean_text";
         /// Array of strings: abeja's vocab.txt lines, a token's surface forms joined by commas.
         TOKENIZER_SURFACES = "katari.tokenizer.surfaces";
+        /// Array of strings: what a `tokenizer.json` does to a text before it is cut: each step's
+        /// name (`nfc`, `nfkc`, `prepend`, `prepend-lines`, `replace`) and its arguments.
+        TOKENIZER_NORMALIZER = "katari.tokenizer.normalizer";
+        /// Array of u32: added tokens that are looked for after those steps, not before.
+        TOKENIZER_NORMALIZED = "katari.tokenizer.normalized";
+        /// Array of u32: tokens that the tokenizer's configuration adds to the vocabulary and the
+        /// model never saw; never drawn.
+        TOKENIZER_UNTRAINED = "katari.tokenizer.untrained";
+        /// Bool: whether a word of a byte-level BPE that is a token is not cut further.
+        TOKENIZER_IGNORE_MERGES = "katari.tokenizer.ignore_merges";
+        /// Bool: whether a byte-level BPE cuts a text into words first; true where absent.
+        TOKENIZER_WORDS = "katari.tokenizer.words";
+        /// Bool: whether sentencepiece writes spaces as U+2581; true where absent.
+        TOKENIZER_ESCAPE_WHITESPACES = "katari.tokenizer.escape_whitespaces";
+        /// Bool: whether what no piece covers becomes byte tokens; where absent, if there are any.
+        TOKENIZER_BYTE_FALLBACK = "katari.tokenizer.byte_fallback";
+        /// String: what sentencepiece's unknown token shows.
+        TOKENIZER_UNKNOWN_SURFACE = "katari.tokenizer.unknown_surface";
+        /// String: how a `tokenizer.json` with a unigram model treats spaces, three words: where
+        /// one is put first (`none always first never`), whether words are cut at them
+        /// (`split whole`), which a decoded text loses (`keep text token`).
+        TOKENIZER_METASPACE = "katari.tokenizer.metaspace";
+        /// Array of f64: scores of a `tokenizer.json` that f32 cannot hold.
+        TOKENIZER_SCORES = "katari.tokenizer.scores";
     }
 }
 

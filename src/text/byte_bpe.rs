@@ -237,9 +237,6 @@ impl Alphabet {
 
     /// The bytes a piece stands for; `None` where a character stands for none.
     fn bytes_of(&self, piece: &str) -> Option<Vec<u8>> {
-        piece
-            .chars()
-            .map(|c| self.bytes.get(&c).copied())
-            .collect()
+        piece.chars().map(|c| self.bytes.get(&c).copied()).collect()
     }
 }

@@ -20,10 +20,7 @@ impl Fallback {
     pub fn read(metadata: &Metadata, vocab: &Vocab) -> Result<Fallback, TextError> {
         let typed = vocab.iter().find(|t| t.2 == token_type::UNKNOWN);
         let unk = typed.map(|t| t.0).or(vocab.unk).ok_or_else(|| {
-            TextError::value(
-                keys::TOKEN_TYPE,
-                "no token is typed unknown (expected one)",
-            )
+            TextError::value(keys::TOKEN_TYPE, "no token is typed unknown (expected one)")
         })?;
         let mut found = Box::new([None; 256]);
         for (id, token, _) in vocab.iter().filter(|t| t.2 == token_type::BYTE) {

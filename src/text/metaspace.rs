@@ -41,7 +41,11 @@ pub(super) fn read(metadata: &Metadata, vocab: &Vocab) -> Result<Parts, TextErro
         Some(scores) => {
             return Err(TextError::value(
                 katari::TOKENIZER_SCORES,
-                format!("{} entries (expected {}, one a token)", scores.len(), vocab.len()),
+                format!(
+                    "{} entries (expected {}, one a token)",
+                    scores.len(),
+                    vocab.len()
+                ),
             ));
         }
         None => vocab.scores()?.iter().map(|&s| f64::from(s)).collect(),
@@ -65,7 +69,9 @@ pub(super) fn read(metadata: &Metadata, vocab: &Vocab) -> Result<Parts, TextErro
     let bad = |what: &str| {
         TextError::value(
             KEY,
-            format!("{what} (expected one of none, always, first, never; then split or whole; then keep, text or token)"),
+            format!(
+                "{what} (expected one of none, always, first, never; then split or whole; then keep, text or token)"
+            ),
         )
     };
     let (prepend, replace) = match options.next() {

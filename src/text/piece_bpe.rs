@@ -81,29 +81,27 @@ impl PieceBpe {
         let mut pairs = BinaryHeap::new();
         // How each UNUSED piece came about last: the length of its left half.
         let mut halves: HashMap<&[u8], usize> = HashMap::new();
-        let mut add = |symbols: &[Symbol],
-                       left: usize,
-                       right: usize,
-                       pairs: &mut BinaryHeap<Pair>| {
-            let (Some(a), Some(b)) = (symbols.get(left), symbols.get(right)) else {
-                return;
-            };
-            if a.frozen || b.frozen {
-                return;
-            }
-            let name = bytes.get(a.start..b.end).unwrap_or_default();
-            if let Some(piece) = self.pieces.get(name) {
-                if piece.unused {
-                    halves.insert(name, b.start - a.start);
+        let mut add =
+            |symbols: &[Symbol], left: usize, right: usize, pairs: &mut BinaryHeap<Pair>| {
+                let (Some(a), Some(b)) = (symbols.get(left), symbols.get(right)) else {
+                    return;
+                };
+                if a.frozen || b.frozen {
+                    return;
                 }
-                pairs.push(Pair {
-                    score: piece.score,
-                    left,
-                    right,
-                    size: b.end - a.start,
-                });
-            }
-        };
+                let name = bytes.get(a.start..b.end).unwrap_or_default();
+                if let Some(piece) = self.pieces.get(name) {
+                    if piece.unused {
+                        halves.insert(name, b.start - a.start);
+                    }
+                    pairs.push(Pair {
+                        score: piece.score,
+                        left,
+                        right,
+                        size: b.end - a.start,
+                    });
+                }
+            };
         for right in 1..symbols.len() {
             add(&symbols, right - 1, right, &mut pairs);
         }

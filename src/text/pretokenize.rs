@@ -96,7 +96,10 @@ mod tests {
     #[test]
     fn cuts_as_the_published_rule_says() {
         assert_eq!(words("Hello world"), ["Hello", " world"]);
-        assert_eq!(words("it's we'll x''s"), ["it", "'s", " we", "'ll", " x", "''", "s"]);
+        assert_eq!(
+            words("it's we'll x''s"),
+            ["it", "'s", " we", "'ll", " x", "''", "s"]
+        );
         assert_eq!(words("a  b"), ["a", " ", " b"]);
         assert_eq!(words("a \n b \n"), ["a", " \n", " b", " \n"]);
         assert_eq!(words("\n\nab12%%"), ["\n", "\n", "ab", "12", "%%"]);

@@ -71,7 +71,9 @@ pub(super) fn read(metadata: &Metadata, vocab: &Vocab) -> Result<Parts, TextErro
             .flat_map(|(line, id)| line.split(',').map(move |form| (form, id)))
     };
     // Of a form that stands in several lines the last one counts, as in the trie.
-    let unknown = entries().filter(|(form, _)| *form == "<|endoftext|>").last();
+    let unknown = entries()
+        .filter(|(form, _)| *form == "<|endoftext|>")
+        .last();
     let unknown = vocab.unk.or(unknown.map(|(_, id)| id)).ok_or_else(|| {
         TextError::value(keys::UNK_ID, "missing (expected the id of <|endoftext|>)")
     })?;
@@ -153,7 +155,10 @@ fn emoji(metadata: &Metadata) -> Result<Emoji, TextError> {
 
 /// The byte that a byte token such as `<|byte227|>` stands for.
 fn byte_of(form: &str) -> Option<u8> {
-    form.strip_prefix("<|byte")?.strip_suffix("|>")?.parse().ok()
+    form.strip_prefix("<|byte")?
+        .strip_suffix("|>")?
+        .parse()
+        .ok()
 }
 
 impl Algorithm for Swe {

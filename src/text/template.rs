@@ -6,6 +6,7 @@
 use std::io::{self, Write};
 
 use minijinja::{Environment, Error, ErrorKind, Value, context};
+use minijinja_contrib::pycompat::unknown_method_callback;
 use serde::{Deserialize, Serialize};
 
 use super::TextError;
@@ -16,8 +17,6 @@ const FUEL: u64 = 5_000_000;
 const MAX_OUTPUT: usize = 16 << 20;
 /// Bytes a template may have.
 const MAX_SOURCE: usize = 1 << 20;
-/// The most elements `range` gives.
-const MAX_RANGE: i64 = 100_000;
 
 /// One turn of a conversation.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -33,6 +32,7 @@ pub struct Message {
 /// Beside Jinja's own it knows `raise_exception(message)`, `strftime_now(format)` (which is
 /// refused: a prompt must not depend on the clock) and Python's string methods.
 pub struct ChatTemplate {
+    source: String,
     environment: Environment<'static>,
     variables: Vec<(&'static str, String)>,
 }
@@ -56,7 +56,7 @@ impl ChatTemplate {
         environment.set_trim_blocks(true);
         environment.set_lstrip_blocks(true);
         environment.set_keep_trailing_newline(true);
-        environment.set_unknown_method_callback(methods::call);
+        environment.set_unknown_method_callback(unknown_method_callback);
         environment.add_function("raise_exception", |message: String| {
             Err::<Value, _>(Error::new(ErrorKind::InvalidOperation, message))
         });
@@ -64,10 +64,10 @@ impl ChatTemplate {
             let refused = "the template asks for the time, which a prompt must not depend on";
             Err::<Value, _>(Error::new(ErrorKind::InvalidOperation, refused))
         });
-        environment
-            .add_template_owned("chat", source.to_string())
-            .map_err(explain)?;
+        environment.add_filter("tojson", to_json);
+        environment.template_from_str(source).map_err(explain)?;
         Ok(ChatTemplate {
+            source: source.to_string(),
             environment,
             variables: Vec::new(),
         })
@@ -95,7 +95,10 @@ impl ChatTemplate {
             .map(|(name, value)| (*name, Value::from(value.as_str())))
             .collect();
         let messages = Value::from_serialize(messages);
-        let template = self.environment.get_template("chat").map_err(explain)?;
+        let template = self
+            .environment
+            .template_from_str(&self.source)
+            .map_err(explain)?;
         let mut out = Capped(Vec::new());
         template
             .render_captured_to(
@@ -111,6 +114,12 @@ impl std::fmt::Debug for ChatTemplate {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("ChatTemplate").finish_non_exhaustive()
     }
+}
+
+/// `tojson`: as the reference's, which escapes nothing for HTML.
+fn to_json(value: &Value) -> Result<String, Error> {
+    serde_json::to_string(value)
+        .map_err(|error| Error::new(ErrorKind::BadSerialization, error.to_string()))
 }
 
 /// The error with what caused it, as one line.

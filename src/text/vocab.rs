@@ -59,7 +59,10 @@ impl Vocab {
                 if let Some(id) = scores.iter().position(|s| !s.is_finite()) {
                     return Err(TextError::value(
                         keys::SCORES,
-                        format!("token {id} has the score {} (expected a number)", scores[id]),
+                        format!(
+                            "token {id} has the score {} (expected a number)",
+                            scores[id]
+                        ),
                     ));
                 }
                 scores.to_vec()
