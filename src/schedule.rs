@@ -1,83 +1,332 @@
 //! The only loop that forms batches: requests join and leave token by token, share forward
 //! passes and cached prefixes. `run` is a schedule of one.
+//!
+//! A request waits until a sequence is idle, then takes the one with the longest common prefix
+//! (or shares that prefix into another). Each [`step`](Schedule::step) is one forward pass: the
+//! next token of every request that writes, then pieces of the prompts of those that do not yet.
 
-use std::time::Duration;
+mod request;
+mod stops;
+mod writer;
 
-use crate::engine::Engine;
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::Instant;
 
-/// How much to write. Lengths count the prompt, as Hugging Face's `generate` counts.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Limits {
-    /// At most this many new tokens.
-    pub max_new: Option<usize>,
-    /// No end of text before this many new tokens.
-    pub min_new: Option<usize>,
-    /// At most this many tokens, the prompt's among them.
-    pub max_length: Option<usize>,
-    /// No end of text before this many tokens, the prompt's among them.
-    pub min_length: Option<usize>,
+pub use request::{
+    Event, Finish, Limits, Request, RequestId, ScheduleError, Timings, WhenContextIsFull,
+};
+
+use crate::engine::{Engine, Feed, Session};
+use crate::text::Tokenizer;
+use writer::Writer;
+
+/// How many tokens one pass may hold.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchSizes {
+    /// Tokens of a pass while nobody writes: the larger, the better weights are shared.
+    pub prefill: usize,
+    /// Tokens of prompts in a pass in which somebody writes, who waits for it.
+    pub prefill_beside: usize,
 }
 
-/// Names a submitted request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct RequestId(pub u64);
-
-/// Why a request ended.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Finish {
-    /// The model drew its end-of-text token.
-    Eos,
-    /// This stop string was written (it is not part of the text).
-    Stop(String),
-    /// A limit of [`Limits`] was reached.
-    Length,
-    /// The context is full.
-    Context,
-    /// [`Schedule::cancel`].
-    Cancelled,
+impl Default for BatchSizes {
+    fn default() -> Self {
+        BatchSizes {
+            prefill: 512,
+            prefill_beside: 64,
+        }
+    }
 }
 
-/// What a request took.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Timings {
-    /// Tokens of the prompt.
-    pub prompt_tokens: usize,
-    /// Those of them that the cache held already.
-    pub cached_tokens: usize,
-    /// From the first pass to the prompt's logits.
-    pub prompt_time: Duration,
-    /// Tokens drawn.
-    pub generated_tokens: usize,
-    /// From the prompt's logits to the end.
-    pub generation_time: Duration,
-}
-
-/// News of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Event {
-    /// So many tokens of the prompt are evaluated, of so many.
-    Prompt(usize, usize),
-    /// This token was drawn.
-    Token(u32),
-    /// Text that is certain: whole characters, no part of a stop string.
-    Text(String),
-    /// The last news.
-    Done(Finish, Timings),
+/// Who has a sequence. Without a writer it is idle, its tokens there for others to reuse.
+#[derive(Default)]
+struct Slot<'a> {
+    writer: Option<Writer<'a>>,
+    /// The step in which it was last needed.
+    last_used: u64,
+    /// How many tokens of it the pass being formed holds.
+    fed: usize,
 }
 
 /// Requests on one engine.
 pub struct Schedule<'a> {
-    engine: &'a mut Engine,
+    session: &'a mut Session,
+    tokenizer: &'a Tokenizer,
+    /// `drawable[id]`: whether the id is a token; the embedding's surplus rows are not.
+    drawable: Arc<[bool]>,
+    batch_sizes: BatchSizes,
+    waiting: VecDeque<Writer<'a>>,
+    cancelled: Vec<RequestId>,
+    /// `slots[sequence]`.
+    slots: Vec<Slot<'a>>,
+    submitted: u64,
+    steps: u64,
+    /// The pass being formed, and whose each output is; kept to allocate nothing while decoding.
+    feeds: Vec<Feed>,
+    outputs: Vec<usize>,
 }
 
 impl<'a> Schedule<'a> {
-    /// A schedule without requests.
-    pub fn new(engine: &'a mut Engine) -> Self {
-        Schedule { engine }
+    /// A schedule without requests. What the engine's sequences hold already is reused.
+    pub fn new(engine: &'a mut Engine, tokenizer: &'a Tokenizer) -> Self {
+        let drawable = (0..engine.n_vocab())
+            .map(|id| tokenizer.is_drawable(id as u32))
+            .collect();
+        let session = engine.session();
+        let slots = (0..session.n_sequences()).map(|_| Slot::default());
+        Schedule {
+            tokenizer,
+            drawable,
+            batch_sizes: BatchSizes::default(),
+            waiting: VecDeque::new(),
+            cancelled: Vec::new(),
+            slots: slots.collect(),
+            submitted: 0,
+            steps: 0,
+            feeds: Vec::new(),
+            outputs: Vec::new(),
+            session,
+        }
+    }
+
+    /// Sets how many tokens a pass may hold; at least one each.
+    pub fn set_batch_sizes(&mut self, sizes: BatchSizes) {
+        self.batch_sizes = BatchSizes {
+            prefill: sizes.prefill.max(1),
+            prefill_beside: sizes.prefill_beside.max(1),
+        };
+    }
+
+    /// Takes a request on; its events come from [`step`](Schedule::step).
+    ///
+    /// Where `sampling.eos` is empty, the vocabulary's own end-of-text token ends the text.
+    ///
+    /// # Errors
+    /// A prompt that is empty, too long or has tokens the model does not; sampling parameters
+    /// out of range; an empty stop string.
+    pub fn submit(&mut self, mut request: Request) -> Result<RequestId, ScheduleError> {
+        if request.sampling.eos.is_empty() {
+            request.sampling.eos.extend(self.tokenizer.eos());
+        }
+        request.check(self.session.n_ctx(), self.drawable.len())?;
+        let id = RequestId(self.submitted);
+        let drawable = Arc::clone(&self.drawable);
+        let writer = Writer::new(id, request, self.tokenizer, drawable)?;
+        self.submitted += 1;
+        self.waiting.push_back(writer);
+        Ok(id)
     }
 
     /// Ends a request; its `Done` comes with the next step.
-    pub fn cancel(&mut self, _request: RequestId) {
-        let _ = self.engine.n_ctx();
+    pub fn cancel(&mut self, request: RequestId) {
+        self.cancelled.push(request);
+    }
+
+    /// Whether any request is left.
+    pub fn is_busy(&self) -> bool {
+        !self.waiting.is_empty() || self.slots.iter().any(|slot| slot.writer.is_some())
+    }
+
+    /// Runs every request to its end.
+    ///
+    /// # Errors
+    /// As [`step`](Schedule::step).
+    pub fn run(&mut self, sink: &mut dyn FnMut(RequestId, Event)) -> Result<(), ScheduleError> {
+        while self.is_busy() {
+            self.step(sink)?;
+        }
+        Ok(())
+    }
+
+    /// One forward pass, and its news for `sink`. Does nothing where no request is left.
+    ///
+    /// # Errors
+    /// What the device could not do; the requests stay as they were.
+    pub fn step(&mut self, sink: &mut dyn FnMut(RequestId, Event)) -> Result<(), ScheduleError> {
+        self.steps += 1;
+        self.end_cancelled(sink);
+        self.admit(sink)?;
+        self.make_room(sink)?;
+        self.form_batch();
+        if self.feeds.is_empty() {
+            return Ok(());
+        }
+        let logits = self.session.evaluate(&self.feeds)?;
+        let now = Instant::now();
+        for slot in &mut self.slots {
+            if let (Some(writer), 1..) = (&mut slot.writer, slot.fed) {
+                writer.fed(slot.fed, sink);
+                slot.last_used = self.steps;
+            }
+        }
+        for (&sequence, logits) in self.outputs.iter().zip(logits.rows()) {
+            let slot = &mut self.slots[sequence];
+            if let Some(writer) = &mut slot.writer {
+                if let Some(finish) = writer.draw(logits, now, sink) {
+                    slot.end(finish, now, sink);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn end_cancelled(&mut self, sink: &mut dyn FnMut(RequestId, Event)) {
+        if self.cancelled.is_empty() {
+            return;
+        }
+        let cancelled = std::mem::take(&mut self.cancelled);
+        let now = Instant::now();
+        for slot in &mut self.slots {
+            let writer = slot.writer.as_ref();
+            if writer.is_some_and(|w| cancelled.contains(&w.id)) {
+                slot.end(Finish::Cancelled, now, sink);
+            }
+        }
+        for writer in std::mem::take(&mut self.waiting) {
+            if cancelled.contains(&writer.id) {
+                writer.end(Finish::Cancelled, now, sink);
+            } else {
+                self.waiting.push_back(writer);
+            }
+        }
+    }
+
+    /// Gives idle sequences to those who wait, in order.
+    fn admit(&mut self, sink: &mut dyn FnMut(RequestId, Event)) -> Result<(), ScheduleError> {
+        while let Some(writer) = self.waiting.front() {
+            let taken = if writer.is_at_limit() {
+                None
+            } else {
+                match self.choose(writer.prompt()) {
+                    Some(choice) => Some(choice),
+                    None => return Ok(()),
+                }
+            };
+            let Some(mut writer) = self.waiting.pop_front() else {
+                return Ok(());
+            };
+            let now = Instant::now();
+            let Some(choice) = taken else {
+                writer.end(Finish::Length, now, sink);
+                continue;
+            };
+            let (from, to) = (choice.from as u32, choice.to as u32);
+            if from == to {
+                self.session.truncate(to, choice.common)?;
+            } else {
+                self.session.share(from, to, choice.common)?;
+            }
+            writer.begin(choice.common, now);
+            let slot = &mut self.slots[choice.to];
+            slot.last_used = self.steps;
+            slot.writer = Some(writer);
+        }
+        Ok(())
+    }
+
+    /// The idle sequence that `prompt` should get, and whose beginning it should share; `None`
+    /// where no sequence is idle.
+    fn choose(&self, prompt: &[u32]) -> Option<Choice> {
+        let idle = (0..self.slots.len()).filter(|&i| self.slots[i].writer.is_none());
+        let used = |i: usize| (!self.session.is_empty(i as u32), self.slots[i].last_used);
+        let oldest = idle.min_by_key(|&i| used(i))?;
+        // The last token is evaluated in any case, for its logits.
+        let wanted = &prompt[..prompt.len().saturating_sub(1)];
+        let common = |i: usize| {
+            let cached = self.session.reusable(i as u32);
+            cached
+                .iter()
+                .zip(wanted)
+                .take_while(|(a, b)| a == b)
+                .count()
+        };
+        let best = (0..self.slots.len()).max_by_key(|&i| common(i))?;
+        let shared = common(best);
+        // A sequence that goes on from all it has is taken as it is; otherwise it keeps what
+        // it has, for the next one that begins so, and the oldest makes place.
+        let goes_on = self.slots[best].writer.is_none() && shared == self.session.len(best as u32);
+        Some(Choice {
+            from: best,
+            to: if goes_on && shared > 0 { best } else { oldest },
+            common: shared,
+        })
+    }
+
+    /// Ends or shifts those whose next token has no place in the context.
+    fn make_room(&mut self, sink: &mut dyn FnMut(RequestId, Event)) -> Result<(), ScheduleError> {
+        let n_ctx = self.session.n_ctx();
+        for (i, slot) in self.slots.iter_mut().enumerate() {
+            let len = self.session.len(i as u32);
+            let Some(writer) = slot.writer.as_mut().filter(|w| len + w.todo.len() > n_ctx) else {
+                continue;
+            };
+            match writer.when_full {
+                WhenContextIsFull::Stop => slot.end(Finish::Context, Instant::now(), sink),
+                WhenContextIsFull::Shift { keep } => {
+                    let keep = keep.min(len.saturating_sub(1));
+                    let discard = (len - keep).div_ceil(2);
+                    let mut todo = self.session.shift(i as u32, keep, discard)?;
+                    todo.append(&mut writer.todo);
+                    writer.todo = todo;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Fills `feeds`: a token of each that writes, and a fair share of each prompt.
+    fn form_batch(&mut self) {
+        self.feeds.clear();
+        self.outputs.clear();
+        let writers = || self.slots.iter().filter_map(|slot| slot.writer.as_ref());
+        let n_writing = writers().filter(|w| w.is_writing()).count();
+        let mut n_prompts = writers().count() - n_writing;
+        let mut left = match n_writing {
+            0 => self.batch_sizes.prefill,
+            _ => self.batch_sizes.prefill_beside,
+        };
+        let n = self.slots.len();
+        // Begins with another one each time, for when there are more prompts than places.
+        let first = (self.steps % n.max(1) as u64) as usize;
+        for sequence in (first..n).chain(0..first) {
+            let slot = &mut self.slots[sequence];
+            slot.fed = 0;
+            let Some(writer) = &slot.writer else {
+                continue;
+            };
+            slot.fed = writer.todo.len();
+            if !writer.is_writing() {
+                slot.fed = slot.fed.min(left.div_ceil(n_prompts.max(1)));
+                left -= slot.fed;
+                n_prompts = n_prompts.saturating_sub(1);
+            }
+            let last = writer.todo.len() - 1;
+            let fed = writer.todo.iter().take(slot.fed).enumerate();
+            self.feeds.extend(fed.map(|(i, &token)| Feed {
+                sequence: sequence as u32,
+                token,
+                wants_logits: i == last,
+            }));
+            if slot.fed > last {
+                self.outputs.push(sequence);
+            }
+        }
+    }
+}
+
+/// What [`Schedule::choose`] chose.
+struct Choice {
+    from: usize,
+    to: usize,
+    common: usize,
+}
+
+impl Slot<'_> {
+    /// Tells the writer's last news and leaves the sequence idle.
+    fn end(&mut self, finish: Finish, now: Instant, sink: &mut dyn FnMut(RequestId, Event)) {
+        if let Some(writer) = self.writer.take() {
+            writer.end(finish, now, sink);
+        }
     }
 }

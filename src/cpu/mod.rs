@@ -2,8 +2,7 @@
 //!
 //! - `pool` threads that wait for work; `arena` buffers that passes reuse
 //! - `isa` detects once what the processor has: one table of kernels for each instruction set
-//! - `dot` products with weights as they lie in the file, one format a file; `gemm` those with
-//!   many rows of activations
+//! - `dot` products with weights as they lie in the file, one format a file
 //! - `math` the arithmetic between them; `attend` and `kv` the attention and what it reads
 //!
 //! A row's result is the same to the bit whatever else is in the batch, whatever the number of
@@ -15,7 +14,6 @@ mod arena;
 mod attend;
 mod disjoint;
 mod dot;
-mod gemm;
 mod isa;
 mod kv;
 mod linear;

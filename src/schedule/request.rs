@@ -1,0 +1,176 @@
+//! What is asked of a schedule, and its news.
+
+use std::time::Duration;
+
+use crate::engine::SessionError;
+use crate::sampler::{Invalid, Params};
+
+/// Text to be written.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Request {
+    /// The tokens to go on from; at least one.
+    pub prompt: Vec<u32>,
+    /// How each token is drawn, and how long the text must be at least.
+    pub sampling: Params,
+    /// How long the text may be.
+    pub limits: Limits,
+    /// The text ends before any of these.
+    pub stop: Vec<String>,
+    /// Same seed, same text.
+    pub seed: u64,
+    /// What to do when the context is full.
+    pub when_full: WhenContextIsFull,
+}
+
+/// How much to write. (At least how much, is in the sampling parameters.)
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Limits {
+    /// At most this many new tokens.
+    pub max_new: Option<usize>,
+    /// At most this many tokens, the prompt's among them, as Hugging Face's `generate` counts.
+    pub max_length: Option<usize>,
+}
+
+impl Limits {
+    /// Whether a text of `prompt_len` and `generated` tokens may not grow.
+    pub(super) fn reached(&self, prompt_len: usize, generated: usize) -> bool {
+        self.max_new.is_some_and(|max| generated >= max)
+            || self
+                .max_length
+                .is_some_and(|max| prompt_len + generated >= max)
+    }
+}
+
+/// What to do when a sequence has as many tokens as the context.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WhenContextIsFull {
+    /// End the text.
+    #[default]
+    Stop,
+    /// Forget half of the tokens after the first `keep`, and go on.
+    Shift {
+        /// How many of the first tokens stay.
+        keep: usize,
+    },
+}
+
+/// Names a submitted request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct RequestId(pub u64);
+
+/// Why a request ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Finish {
+    /// The model drew its end-of-text token.
+    Eos,
+    /// This stop string was written (it is not part of the text).
+    Stop(String),
+    /// One of [`Limits`] was reached.
+    Length,
+    /// The context is full.
+    Context,
+    /// Every token is banned, or the logits are not numbers.
+    NothingToDraw,
+    /// [`Schedule::cancel`](super::Schedule::cancel).
+    Cancelled,
+}
+
+/// What a request took.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Timings {
+    /// Tokens of the prompt.
+    pub prompt_tokens: usize,
+    /// Those of them that the cache held already.
+    pub cached_tokens: usize,
+    /// Until the prompt's logits were there, from the beginning of the request's first pass.
+    pub prompt_time: Duration,
+    /// Tokens drawn, the end-of-text token not among them.
+    pub generated_tokens: usize,
+    /// From the prompt's logits to the end.
+    pub generation_time: Duration,
+}
+
+/// News of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// So much of the prompt is evaluated.
+    Prompt {
+        /// Tokens evaluated, or found in the cache.
+        done: usize,
+        /// Tokens of the prompt.
+        total: usize,
+    },
+    /// This token was drawn.
+    Token(u32),
+    /// Text that is certain: whole characters, no part of a stop string; never empty.
+    Text(String),
+    /// The last news.
+    Done(Finish, Timings),
+}
+
+/// What a schedule refuses.
+#[derive(Debug, thiserror::Error)]
+pub enum ScheduleError {
+    /// A prompt without tokens.
+    #[error("the prompt has no tokens (expected at least one to go on from)")]
+    EmptyPrompt,
+    /// A prompt longer than the context.
+    #[error("the prompt has {found} tokens, expected at most {n_ctx}, the context length")]
+    LongPrompt {
+        /// Tokens of the prompt.
+        found: usize,
+        /// The longest a sequence may be.
+        n_ctx: usize,
+    },
+    /// A token that the model does not have.
+    #[error("the prompt has token {token}, beyond the embedding's {n_vocab} rows")]
+    NoToken {
+        /// The id.
+        token: u32,
+        /// Rows of the embedding.
+        n_vocab: usize,
+    },
+    /// A stop string that would stop at once.
+    #[error("a stop string is empty")]
+    EmptyStop,
+    /// A context shift that would keep everything.
+    #[error(
+        "a context shift that keeps {keep} tokens has nothing to forget (expected less than {n_ctx}, the context length)"
+    )]
+    KeepsAll {
+        /// Tokens to keep.
+        keep: usize,
+        /// The longest a sequence may be.
+        n_ctx: usize,
+    },
+    /// A sampling parameter out of range.
+    #[error(transparent)]
+    Sampling(#[from] Invalid),
+    /// The engine failed.
+    #[error(transparent)]
+    Session(#[from] SessionError),
+}
+
+impl Request {
+    pub(super) fn check(&self, n_ctx: usize, n_vocab: usize) -> Result<(), ScheduleError> {
+        if self.prompt.is_empty() {
+            return Err(ScheduleError::EmptyPrompt);
+        }
+        let found = self.prompt.len();
+        if found > n_ctx {
+            return Err(ScheduleError::LongPrompt { found, n_ctx });
+        }
+        if let Some(&token) = self.prompt.iter().find(|&&t| t as usize >= n_vocab) {
+            return Err(ScheduleError::NoToken { token, n_vocab });
+        }
+        if self.stop.iter().any(String::is_empty) {
+            return Err(ScheduleError::EmptyStop);
+        }
+        match self.when_full {
+            WhenContextIsFull::Shift { keep } if keep >= n_ctx => {
+                Err(ScheduleError::KeepsAll { keep, n_ctx })
+            }
+            _ => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! One request while it is written: what is still to be evaluated, how tokens are drawn, and
+//! how they become text.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::request::{
+    Event, Finish, Limits, Request, RequestId, ScheduleError, Timings, WhenContextIsFull,
+};
+use super::stops::Stops;
+use crate::sampler::Sampler;
+use crate::text::{TextStream, Tokenizer};
+
+/// A request that is being written.
+pub(super) struct Writer<'a> {
+    pub id: RequestId,
+    pub when_full: WhenContextIsFull,
+    /// Tokens that the sequence does not have yet, in order: the prompt, later the last token.
+    pub todo: Vec<u32>,
+    /// Prompt and drawn tokens.
+    history: Vec<u32>,
+    prompt_len: usize,
+    eos: Vec<u32>,
+    limits: Limits,
+    sampler: Sampler,
+    stream: TextStream<'a>,
+    stops: Stops,
+    timings: Timings,
+    /// When its first pass began, and when the prompt's logits were there.
+    started: Option<Instant>,
+    prompted: Option<Instant>,
+}
+
+impl<'a> Writer<'a> {
+    /// `request` was checked; its sampling parameters are here.
+    pub fn new(
+        id: RequestId,
+        request: Request,
+        tokenizer: &'a Tokenizer,
+        drawable: Arc<[bool]>,
+    ) -> Result<Self, ScheduleError> {
+        Ok(Writer {
+            id,
+            when_full: request.when_full,
+            todo: request.prompt.clone(),
+            prompt_len: request.prompt.len(),
+            eos: request.sampling.eos.clone(),
+            limits: request.limits,
+            sampler: Sampler::new(request.sampling, drawable, request.seed)?,
+            stream: tokenizer.stream_after(&request.prompt),
+            stops: Stops::new(request.stop),
+            timings: Timings {
+                prompt_tokens: request.prompt.len(),
+                ..Timings::default()
+            },
+            started: None,
+            prompted: None,
+            history: request.prompt,
+        })
+    }
+
+    /// The tokens of the prompt.
+    pub fn prompt(&self) -> &[u32] {
+        &self.history[..self.prompt_len]
+    }
+
+    /// Whether the text may have no token more.
+    pub fn is_at_limit(&self) -> bool {
+        self.limits
+            .reached(self.prompt_len, self.history.len() - self.prompt_len)
+    }
+
+    /// Whether only the token drawn last is to be evaluated.
+    pub fn is_writing(&self) -> bool {
+        self.prompted.is_some() && self.todo.len() == 1
+    }
+
+    /// The sequence it got has the first `cached` tokens of the prompt already.
+    pub fn begin(&mut self, cached: usize, now: Instant) {
+        self.todo.drain(..cached);
+        self.timings.cached_tokens = cached;
+        self.started = Some(now);
+    }
+
+    /// The first `n` tokens to do are evaluated.
+    pub fn fed(&mut self, n: usize, sink: &mut dyn FnMut(RequestId, Event)) {
+        self.todo.drain(..n);
+        if self.prompted.is_none() {
+            let total = self.prompt_len;
+            let done = total - self.todo.len();
+            sink(self.id, Event::Prompt { done, total });
+        }
+    }
+
+    /// Draws the token after the last one, from `logits` `[n_vocab]`; says why the text ends
+    /// if it does.
+    pub fn draw(
+        &mut self,
+        logits: &[f32],
+        now: Instant,
+        sink: &mut dyn FnMut(RequestId, Event),
+    ) -> Option<Finish> {
+        self.prompted.get_or_insert(now);
+        let drawn = self.sampler.sample(logits, &self.history, self.prompt_len);
+        let Some(token) = drawn else {
+            return Some(Finish::NothingToDraw);
+        };
+        if self.eos.contains(&token) {
+            return Some(Finish::Eos);
+        }
+        sink(self.id, Event::Token(token));
+        self.history.push(token);
+        self.todo.push(token);
+        self.timings.generated_tokens += 1;
+        let released = self.stops.push(self.stream.push(token));
+        say(self.id, released.text, sink);
+        match released.stop {
+            Some(stop) => Some(Finish::Stop(stop)),
+            None => self.is_at_limit().then_some(Finish::Length),
+        }
+    }
+
+    /// The last news: text that was held back, then why it ended.
+    pub fn end(mut self, finish: Finish, now: Instant, sink: &mut dyn FnMut(RequestId, Event)) {
+        let mut finish = finish;
+        if !matches!(finish, Finish::Stop(_)) {
+            let released = self.stops.push(&self.stream.finish());
+            say(self.id, released.text, sink);
+            match released.stop {
+                Some(stop) => finish = Finish::Stop(stop),
+                None => say(self.id, self.stops.finish(), sink),
+            }
+        }
+        let prompted = self.prompted.unwrap_or(now);
+        if let Some(started) = self.started {
+            self.timings.prompt_time = prompted - started;
+        }
+        self.timings.generation_time = now - prompted;
+        sink(self.id, Event::Done(finish, self.timings));
+    }
+}
+
+fn say(id: RequestId, text: String, sink: &mut dyn FnMut(RequestId, Event)) {
+    if !text.is_empty() {
+        sink(id, Event::Text(text));
+    }
+}
