@@ -4,7 +4,7 @@ use std::io::Write;
 
 use crate::read::MAGIC;
 use crate::value::{ARRAY_ID, each_element};
-use crate::{Array, Error, Format, Metadata, Value, keys, tensor};
+use crate::{Array, Error, Format, Metadata, TensorInfo, Value, keys, tensor};
 
 /// The version written.
 const VERSION: u32 = 3;
@@ -28,6 +28,17 @@ impl TensorSpec {
     /// an empty one, rows that are no whole number of blocks, a size beyond 64 bits.
     pub fn bytes(&self) -> Result<u64, Error> {
         tensor::size(&self.name, &self.dims, self.format).map_err(Error::Unwritable)
+    }
+}
+
+impl From<&TensorInfo> for TensorSpec {
+    /// The tensor of a file that was read, to be written again.
+    fn from(info: &TensorInfo) -> Self {
+        TensorSpec {
+            name: info.name.clone(),
+            dims: info.dims.clone(),
+            format: info.format,
+        }
     }
 }
 
