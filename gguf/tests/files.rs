@@ -544,24 +544,33 @@ fn what_cannot_be_written() {
 
 #[test]
 fn a_full_disk_is_reported_as_such() {
-    struct Full(usize);
+    /// Takes so many bytes and then no more; holds them back until it is flushed.
+    struct Full {
+        room: usize,
+        held: usize,
+    }
     impl std::io::Write for Full {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-            if self.0 == 0 {
-                return Err(std::io::ErrorKind::StorageFull.into());
+            self.held += bytes.len();
+            if self.held > 2000 {
+                self.flush()?
             }
-            let n = bytes.len().min(self.0);
-            self.0 -= n;
-            Ok(n)
+            Ok(bytes.len())
         }
         fn flush(&mut self) -> std::io::Result<()> {
+            let held = std::mem::take(&mut self.held);
+            self.room = self
+                .room
+                .checked_sub(held)
+                .ok_or(std::io::ErrorKind::StorageFull)?;
             Ok(())
         }
     }
     let (metadata, tensors, data) = sample();
     let size = file_bytes(&metadata, &tensors).expect("a size") as usize;
     for room in [0, 10, size / 2, size - 1, size] {
-        let result = Writer::new(Full(room), &metadata, &tensors).and_then(|mut writer| {
+        let out = Full { room, held: 0 };
+        let result = Writer::new(out, &metadata, &tensors).and_then(|mut writer| {
             data.iter().try_for_each(|bytes| writer.write(bytes))?;
             writer.finish().map(|_| ())
         });
