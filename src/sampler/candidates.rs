@@ -14,10 +14,20 @@ pub struct Candidate {
     pub p: f32,
 }
 
-impl Candidate {
-    /// The likelier first; among equals the lower id.
-    pub(super) fn by_logit(a: &Candidate, b: &Candidate) -> Ordering {
-        b.logit.total_cmp(&a.logit).then(a.id.cmp(&b.id))
+/// A candidate in another order than that of ids.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Ranked {
+    /// The smaller, the earlier.
+    pub key: f32,
+    /// Of candidates with one key, the lower id is earlier.
+    pub id: u32,
+    /// Its probability.
+    pub p: f32,
+}
+
+impl Ranked {
+    fn order(a: &Ranked, b: &Ranked) -> Ordering {
+        a.key.total_cmp(&b.key).then(a.id.cmp(&b.id))
     }
 }
 
@@ -25,8 +35,8 @@ impl Candidate {
 #[derive(Debug, Clone, Default)]
 pub(super) struct Candidates {
     list: Vec<Candidate>,
-    /// A copy of `list` to be put in another order.
-    sorted: Vec<Candidate>,
+    /// What of `list` is put in another order.
+    ranked: Vec<Ranked>,
     /// `[n_vocab]`: how often an id occurs; all zero between uses.
     counts: Vec<u32>,
 }
@@ -116,31 +126,29 @@ impl Candidates {
         }
     }
 
-    /// Visits candidates, the first by `order` first, while `go_on` says so; returns the last
-    /// one visited. Sorts only as far as it is visited.
+    /// Visits candidates, those with the smallest key first, while `go_on` says so; returns the
+    /// last one visited. Sorts only as far as it is visited.
     pub fn visit(
         &mut self,
-        order: impl Fn(&Candidate, &Candidate) -> Ordering,
-        mut go_on: impl FnMut(&Candidate) -> bool,
-    ) -> Option<Candidate> {
+        key: impl Fn(&Candidate) -> f32,
+        mut go_on: impl FnMut(&Ranked) -> bool,
+    ) -> Option<Ranked> {
         // What a nucleus usually holds; each further piece is larger, so that the whole costs
-        // no more than sorting everything.
+        // not much more than sorting everything.
         const FIRST_PIECE: usize = 64;
-        self.sorted.clear();
-        self.sorted.extend_from_slice(&self.list);
-        let mut rest = &mut self.sorted[..];
+        let mut rest = self.rank(key);
         let mut piece = FIRST_PIECE;
         let mut last = None;
         while !rest.is_empty() {
             let n = piece.min(rest.len());
             if n < rest.len() {
-                rest.select_nth_unstable_by(n, &order);
+                rest.select_nth_unstable_by(n, Ranked::order);
             }
             let (head, tail) = rest.split_at_mut(n);
-            head.sort_unstable_by(&order);
-            for c in head.iter() {
-                last = Some(*c);
-                if !go_on(c) {
+            head.sort_unstable_by(Ranked::order);
+            for ranked in head.iter() {
+                last = Some(*ranked);
+                if !go_on(ranked) {
                     return last;
                 }
             }
@@ -150,18 +158,23 @@ impl Candidates {
         last
     }
 
-    /// The candidate that has `n` before it by `order`, without sorting.
-    pub fn nth(
-        &mut self,
-        n: usize,
-        order: impl Fn(&Candidate, &Candidate) -> Ordering,
-    ) -> Option<Candidate> {
-        if n >= self.list.len() {
+    /// The candidate that has `n` before it by `key`, without sorting.
+    pub fn nth(&mut self, n: usize, key: impl Fn(&Candidate) -> f32) -> Option<Ranked> {
+        let ranked = self.rank(key);
+        if n >= ranked.len() {
             return None;
         }
-        self.sorted.clear();
-        self.sorted.extend_from_slice(&self.list);
-        let (_, nth, _) = self.sorted.select_nth_unstable_by(n, order);
+        let (_, nth, _) = ranked.select_nth_unstable_by(n, Ranked::order);
         Some(*nth)
+    }
+
+    fn rank(&mut self, key: impl Fn(&Candidate) -> f32) -> &mut [Ranked] {
+        self.ranked.clear();
+        self.ranked.extend(self.list.iter().map(|c| Ranked {
+            key: key(c),
+            id: c.id,
+            p: c.p,
+        }));
+        &mut self.ranked
     }
 }

@@ -182,7 +182,10 @@ impl Params {
 
     /// Checks that every id is one of the embedding's `n_vocab` rows, and that no banned word
     /// is empty.
-    pub(super) fn validate_ids(&self, n_vocab: usize) -> Result<(), Invalid> {
+    ///
+    /// # Errors
+    /// The first field that names another id.
+    pub fn validate_ids(&self, n_vocab: usize) -> Result<(), Invalid> {
         let mut ids = (self.logit_bias.keys().map(|&id| ("logit_bias", id)))
             .chain(self.eos.iter().map(|&id| ("eos", id)))
             .chain(self.banned.iter().flatten().map(|&id| ("banned", id)));

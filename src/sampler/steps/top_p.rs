@@ -1,4 +1,4 @@
-use super::super::{Candidate, Candidates, Context};
+use super::super::{Candidates, Context};
 
 pub const EXPECTED: &str = "a probability from 0 to 1";
 
@@ -13,11 +13,14 @@ pub fn apply(p: &f32, _: &Context, candidates: &mut Candidates) {
     }
     candidates.softmax();
     let mut sum = 0.0;
-    let last = candidates.visit(Candidate::by_logit, |c| {
-        sum += f64::from(c.p);
-        sum < f64::from(*p)
-    });
+    let last = candidates.visit(
+        |c| -c.logit,
+        |ranked| {
+            sum += f64::from(ranked.p);
+            sum < f64::from(*p)
+        },
+    );
     if let Some(last) = last {
-        candidates.retain(|c| Candidate::by_logit(c, &last).is_le());
+        candidates.retain(|c| (-c.logit, c.id) <= (last.key, last.id));
     }
 }

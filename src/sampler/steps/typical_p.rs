@@ -18,14 +18,11 @@ pub fn apply(p: &f32, _: &Context, candidates: &mut Candidates) {
         .sum();
     let distance = |c: &Candidate| (-c.p.ln() - entropy).abs();
     let mut sum = 0.0;
-    let last = candidates.visit(
-        |a, b| distance(a).total_cmp(&distance(b)).then(a.id.cmp(&b.id)),
-        |c| {
-            sum += f64::from(c.p);
-            sum < f64::from(*p)
-        },
-    );
+    let last = candidates.visit(distance, |ranked| {
+        sum += f64::from(ranked.p);
+        sum < f64::from(*p)
+    });
     if let Some(last) = last {
-        candidates.retain(|c| distance(c) <= distance(&last));
+        candidates.retain(|c| distance(c) <= last.key);
     }
 }

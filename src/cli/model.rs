@@ -1,0 +1,150 @@
+//! Opening a model: the flags that mean the same on every verb that runs one.
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use katari::cpu::Isa;
+pub use katari::engine::ModelFile;
+use katari::engine::{DeviceChoice, Engine, EngineOptions};
+use katari::kv::KvType;
+use katari::text::Tokenizer;
+
+use super::output::note;
+
+/// Where and how a model runs.
+#[derive(Debug, Clone, clap::Args)]
+#[command(next_help_heading = "Device")]
+pub struct ModelArgs {
+    /// Threads to compute with [default: one for each physical core]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    threads: Option<u16>,
+
+    /// Device to run on: auto or cpu
+    #[arg(long, value_name = "DEVICE", default_value_t)]
+    device: DeviceChoice,
+
+    /// Instruction set of the CPU kernels, to compare them [default: the best there is]
+    #[arg(long, value_name = "NAME")]
+    isa: Option<Isa>,
+
+    /// Type of the KV cache, f32, f16, q8_0 or q4_0: one, or one for keys and one for values
+    #[arg(long, value_name = "TYPE[,TYPE]")]
+    kv: Option<KvTypes>,
+
+    /// Context length in tokens [default: what the model was trained with]
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1 << 20))]
+    ctx: Option<u32>,
+}
+
+/// Types of the cached keys and values.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct KvTypes(pub KvType, pub KvType);
+
+impl Default for KvTypes {
+    fn default() -> Self {
+        let EngineOptions {
+            kv: (keys, values), ..
+        } = EngineOptions::default();
+        Self(keys, values)
+    }
+}
+
+impl fmt::Display for KvTypes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{},{}", self.0, self.1)
+    }
+}
+
+impl FromStr for KvTypes {
+    type Err = katari::kv::UnknownKvType;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (keys, values) = text.split_once(',').unwrap_or((text, text));
+        Ok(Self(keys.trim().parse()?, values.trim().parse()?))
+    }
+}
+
+/// What a verb caches keys and values in unless `--kv` says otherwise.
+#[derive(Debug, Clone, Copy)]
+pub enum Purpose {
+    /// Writing: f16, half the memory.
+    Write,
+    /// Measuring: f32, nothing rounded.
+    Measure,
+}
+
+impl ModelArgs {
+    /// Opens the model in `file`.
+    pub fn open(&self, file: &Path, purpose: Purpose) -> Result<Model> {
+        let kv = match purpose {
+            Purpose::Write => KvType::F16,
+            Purpose::Measure => KvType::F32,
+        };
+        let KvTypes(keys, values) = self.kv.unwrap_or(KvTypes(kv, kv));
+        let options = EngineOptions {
+            device: self.device,
+            threads: self.threads.map(usize::from),
+            isa: self.isa,
+            n_ctx: self.ctx.map(|n| n as usize),
+            kv: (keys, values),
+            ..EngineOptions::default()
+        };
+        let start = Instant::now();
+        let engine = Engine::open(file, &options)?;
+        let tokenizer = tokenizer(engine.file())?;
+        let load_time = start.elapsed();
+        let (n_ctx, trained) = (engine.n_ctx(), engine.n_ctx_train());
+        if n_ctx > trained {
+            note(format_args!(
+                "warning: --ctx {n_ctx} is more than the {trained} tokens the model was \
+                 trained with; its text gets worse beyond them"
+            ));
+        }
+        Ok(Model {
+            engine,
+            tokenizer,
+            load_time,
+        })
+    }
+}
+
+/// A model ready to run.
+pub struct Model {
+    pub engine: Engine,
+    pub tokenizer: Tokenizer,
+    /// What opening it took.
+    pub load_time: Duration,
+}
+
+/// The tokenizer that `file` holds.
+pub fn tokenizer(file: &ModelFile) -> Result<Tokenizer> {
+    Tokenizer::from_metadata(&file.gguf().metadata)
+        .with_context(|| file.path().display().to_string())
+}
+
+/// A GGUF file given on the command line.
+#[derive(Debug, Clone, clap::Args)]
+pub struct FileArg {
+    /// The model, a GGUF file
+    #[arg(value_name = "FILE")]
+    pub file: PathBuf,
+}
+
+/// The text in the file at `path`, which must be UTF-8.
+pub fn read_text(path: &Path) -> Result<String> {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    utf8(bytes, &path.display().to_string())
+}
+
+/// `bytes` as text; `name` says where they are from.
+pub fn utf8(bytes: Vec<u8>, name: &str) -> Result<String> {
+    String::from_utf8(bytes).map_err(|error| {
+        anyhow::anyhow!(
+            "{name}: the text is not UTF-8 from byte {} on; convert it first",
+            error.utf8_error().valid_up_to()
+        )
+    })
+}
