@@ -1,7 +1,8 @@
 //! Activations as integers, which is what quantised weights are multiplied with.
 //!
 //! A row is cut into groups of 32 values. A group is `scale * q` with `scale = max|x| / 127` and
-//! `q = round(x / scale)` as i8; its integers' sum goes with it, for weights with an offset.
+//! `q = round(x / scale)` as i8; its integers' sums go with it, for weights with an
+//! offset or a min.
 
 use super::arena::{Arena, Buffer};
 
@@ -10,7 +11,8 @@ pub(super) const GROUP: usize = 32;
 
 /// Rows of activations as integers.
 pub(super) struct Quantized {
-    /// q i8 `[rows, width]`, then scale f32, `scale * sum` f32 and sum i32, `[rows, groups]` each.
+    /// q i8 `[rows, width]`, then scale f32, `scale * sum` f32 and the two half sums i16,
+    /// `[rows, groups]` each.
     buffer: Buffer,
     rows: usize,
     width: usize,
@@ -29,8 +31,8 @@ pub(super) struct Rows<'a> {
     pub scale: &'a [f32],
     /// `scale * sum`, `[n, groups]`.
     pub scaled_sum: &'a [f32],
-    /// The sum of each group's integers, `[n, groups]`.
-    pub sum: &'a [i32],
+    /// The sums of the first and the last 16 of each group's integers, `[n, groups]`.
+    pub halves: &'a [[i16; 2]],
 }
 
 /// One row's integers, to write.
@@ -38,15 +40,17 @@ pub(super) struct RowMut<'a> {
     pub q: &'a mut [i8],
     pub scale: &'a mut [f32],
     pub scaled_sum: &'a mut [f32],
-    pub sum: &'a mut [i32],
+    pub halves: &'a mut [[i16; 2]],
 }
 
 /// All rows' integers, to write.
 pub(super) struct RowsMut<'a> {
+    #[cfg(test)]
+    rows: usize,
     pub q: &'a mut [i8],
     pub scale: &'a mut [f32],
     pub scaled_sum: &'a mut [f32],
-    pub sum: &'a mut [i32],
+    pub halves: &'a mut [[i16; 2]],
 }
 
 impl Quantized {
@@ -72,14 +76,14 @@ impl Quantized {
         let groups = self.width / GROUP;
         let (q, rest) = self.buffer.of::<i32>().split_at(line(self.q_words()));
         let (scale, rest) = rest.split_at(line(self.rows * groups));
-        let (scaled_sum, sum) = rest.split_at(line(self.rows * groups));
+        let (scaled_sum, halves) = rest.split_at(line(self.rows * groups));
         Rows {
             n: self.rows,
             groups,
             q: &bytemuck::cast_slice(q)[..self.rows * self.width],
             scale: &bytemuck::cast_slice(scale)[..self.rows * groups],
             scaled_sum: &bytemuck::cast_slice(scaled_sum)[..self.rows * groups],
-            sum: &sum[..self.rows * groups],
+            halves: &bytemuck::cast_slice(halves)[..self.rows * groups],
         }
     }
 
@@ -88,18 +92,38 @@ impl Quantized {
         let (rows, groups, words) = (self.rows, self.width / GROUP, line(self.q_words()));
         let (q, rest) = self.buffer.of_mut::<i32>().split_at_mut(words);
         let (scale, rest) = rest.split_at_mut(line(rows * groups));
-        let (scaled_sum, sum) = rest.split_at_mut(line(rows * groups));
+        let (scaled_sum, halves) = rest.split_at_mut(line(rows * groups));
         RowsMut {
+            #[cfg(test)]
+            rows,
             q: &mut bytemuck::cast_slice_mut(q)[..rows * self.width],
             scale: &mut bytemuck::cast_slice_mut(scale)[..rows * groups],
             scaled_sum: &mut bytemuck::cast_slice_mut(scaled_sum)[..rows * groups],
-            sum: &mut sum[..rows * groups],
+            halves: &mut bytemuck::cast_slice_mut(halves)[..rows * groups],
         }
     }
 
     /// i32s that the integers take; whole, since a group is 8 of them.
     fn q_words(&self) -> usize {
         self.rows * self.width / 4
+    }
+}
+
+impl<'a> RowsMut<'a> {
+    /// Row `i` of them.
+    #[cfg(test)]
+    pub(super) fn row(self, i: usize) -> RowMut<'a> {
+        let width = self.q.len() / self.rows;
+        let (q, g) = (
+            i * width..(i + 1) * width,
+            i * width / GROUP..(i + 1) * width / GROUP,
+        );
+        RowMut {
+            q: &mut self.q[q],
+            scale: &mut self.scale[g.clone()],
+            scaled_sum: &mut self.scaled_sum[g.clone()],
+            halves: &mut self.halves[g],
+        }
     }
 }
 
@@ -112,8 +136,8 @@ fn line(n: usize) -> usize {
 #[inline(always)]
 pub(super) fn quantize_row(x: &[f32], out: RowMut<'_>) {
     let groups = x.chunks_exact(GROUP).zip(out.q.chunks_exact_mut(GROUP));
-    let scales = out.scale.iter_mut().zip(out.scaled_sum).zip(out.sum);
-    for ((x, q), ((scale, scaled_sum), sum)) in groups.zip(scales) {
+    let scales = out.scale.iter_mut().zip(out.scaled_sum).zip(out.halves);
+    for ((x, q), ((scale, scaled_sum), halves)) in groups.zip(scales) {
         // As integers, magnitudes order like the floats, and a NaN comes out on top.
         let mut largest = 0;
         for x in x {
@@ -126,14 +150,20 @@ pub(super) fn quantize_row(x: &[f32], out: RowMut<'_>) {
         } else {
             f32::INFINITY
         };
-        let mut total = 0;
-        for (q, x) in q.iter_mut().zip(x) {
-            let rounded = (x / divisor).round_ties_even() as i32;
-            *q = rounded as i8;
-            total += rounded;
+        let mut sums = [0i32; 2];
+        for ((q, x), sum) in q
+            .chunks_exact_mut(16)
+            .zip(x.chunks_exact(16))
+            .zip(&mut sums)
+        {
+            for (q, x) in q.iter_mut().zip(x) {
+                let rounded = (x / divisor).round_ties_even() as i32;
+                *q = rounded as i8;
+                *sum += rounded;
+            }
         }
         *scale = d;
-        *sum = total;
-        *scaled_sum = d * total as f32;
+        *halves = sums.map(|sum| sum as i16);
+        *scaled_sum = d * (sums[0] + sums[1]) as f32;
     }
 }

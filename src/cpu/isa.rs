@@ -16,6 +16,8 @@ use katari_gguf::block::{
 use super::activation::{GROUP, Rows};
 use super::dot::float::{self, Floats};
 use super::dot::{self, Weights};
+#[cfg(target_arch = "x86_64")]
+use super::gemm;
 use super::math::Math;
 
 /// An instruction set that kernels are written for.
@@ -162,8 +164,26 @@ static SCALAR: Kernels = Kernels {
 static AVX2: Kernels = Kernels {
     isa: Isa::Avx2,
     math: Math::AVX2,
-    ..SCALAR
+    f32: float::avx2::product::<f32>,
+    f16: float::avx2::product::<f16>,
+    bf16: float::avx2::product::<bf16>,
+    q4_0: avx2::<BlockQ4_0>(),
+    q4_1: avx2::<BlockQ4_1>(),
+    q5_0: avx2::<BlockQ5_0>(),
+    q5_1: avx2::<BlockQ5_1>(),
+    q8_0: avx2::<BlockQ8_0>(),
+    q4_k: avx2::<BlockQ4K>(),
+    q5_k: avx2::<BlockQ5K>(),
+    q6_k: avx2::<BlockQ6K>(),
 };
+
+#[cfg(target_arch = "x86_64")]
+const fn avx2<B: dot::avx2::Unpack>() -> IntKernels {
+    IntKernels {
+        decode: dot::avx2::decode::<B>,
+        prefill: gemm::avx2::prefill::<B>,
+    }
+}
 
 /// How a format's weights are multiplied.
 #[derive(Clone, Copy)]
@@ -221,7 +241,7 @@ impl Kernels {
         check(format, &w, x.groups * GROUP, x.n, out, stride);
         let values = x.n * x.groups;
         assert!(x.q.len() == values * GROUP && x.scale.len() == values);
-        assert!(x.scaled_sum.len() == values && x.sum.len() == values);
+        assert!(x.scaled_sum.len() == values && x.halves.len() == values);
         let kernel = if x.n == 1 {
             kernels.decode
         } else {

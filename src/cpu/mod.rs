@@ -2,7 +2,8 @@
 //!
 //! - `pool` threads that wait for work; `arena` buffers that passes reuse
 //! - `isa` detects once what the processor has: one table of kernels for each instruction set
-//! - `dot` products with weights as they lie in the file, one format a file
+//! - `dot` products with weights as they lie in the file, one format a file; `gemm` those with
+//!   many rows of activations
 //! - `math` the arithmetic between them; `attend` and `kv` the attention and what it reads
 //!
 //! A row's result is the same to the bit whatever else is in the batch, whatever the number of
@@ -14,6 +15,7 @@ mod arena;
 mod attend;
 mod disjoint;
 mod dot;
+mod gemm;
 mod isa;
 mod kv;
 mod linear;

@@ -112,7 +112,7 @@ impl CpuOps {
             let q = Disjoint::new(all.q);
             let scale = Disjoint::new(all.scale);
             let scaled_sum = Disjoint::new(all.scaled_sum);
-            let sum = Disjoint::new(all.sum);
+            let halves = Disjoint::new(all.halves);
             let grain = if x.rows * x.width < PARALLEL_ELEMENTS {
                 x.rows
             } else {
@@ -128,7 +128,7 @@ impl CpuOps {
                             q: q.part(i * x.width..(i + 1) * x.width),
                             scale: scale.part(row.clone()),
                             scaled_sum: scaled_sum.part(row.clone()),
-                            sum: sum.part(row),
+                            halves: halves.part(row),
                         }
                     };
                     math.quantize_row(x.row(i), out);

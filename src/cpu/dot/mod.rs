@@ -9,7 +9,10 @@
 //! Float formats have 16 partial sums, element `k` going to lane `k % 16` by a fused
 //! multiply-add, and the tree of [`math::tree`](super::math) at the end.
 
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
 pub(super) mod float;
+mod k;
 mod q4_0;
 mod q4_1;
 mod q4_k;
@@ -19,6 +22,8 @@ mod q5_k;
 
 mod q6_k;
 mod q8_0;
+#[cfg(test)]
+mod tests;
 
 use katari_gguf::block::Quantized;
 

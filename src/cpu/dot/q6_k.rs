@@ -14,3 +14,110 @@ impl Groups for BlockQ6K {
         out.scale.fill(self.d.to_f32());
     }
 }
+
+/// AVX2.
+#[cfg(target_arch = "x86_64")]
+mod avx2 {
+    use std::arch::x86_64::*;
+    use std::ptr::addr_of;
+
+    use super::BlockQ6K;
+    use crate::cpu::dot::avx2::*;
+
+    /// The scales of eight rows' super-blocks, a row a lane.
+    #[derive(Clone, Copy)]
+    pub(in crate::cpu) struct Scales {
+        d: __m256,
+        /// The 8-bit factors, four (two groups') in each.
+        factors: [__m256i; 4],
+    }
+
+    impl Unpack for BlockQ6K {
+        const OFFSET: i16 = 32;
+        const CHAIN: usize = 2;
+        const FACTORS: bool = true;
+        const STEP: usize = 4;
+        type Scales = Scales;
+
+        #[inline(always)]
+        unsafe fn scales(rows: &[*const Self; ROWS]) -> Scales {
+            // SAFETY: by the trait's contract.
+            unsafe {
+                let at = rows.map(|row| addr_of!((*row).scales));
+                Scales {
+                    d: load_halfs(rows.map(|row| addr_of!((*row).d))),
+                    factors: transpose(load_pairs(at)),
+                }
+            }
+        }
+
+        #[inline(always)]
+        unsafe fn scale(scales: &Scales, _g: usize) -> __m256 {
+            scales.d
+        }
+
+        #[inline(always)]
+        unsafe fn factors(scales: &Scales, g: usize) -> __m256i {
+            // SAFETY: by the trait's contract.
+            unsafe {
+                // Bytes 0 and 1 of a lane for an even group, 2 and 3 for an odd one, moved to
+                // the tops of two i16 and from there down with their signs.
+                let v = _mm256_srl_epi32(
+                    scales.factors[g / 2],
+                    _mm_cvtsi32_si128(16 * (g as i32 % 2)),
+                );
+                let apart = _mm256_setr_epi8(
+                    -1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13, //
+                    -1, 0, -1, 1, -1, 4, -1, 5, -1, 8, -1, 9, -1, 12, -1, 13,
+                );
+                _mm256_srai_epi16::<8>(_mm256_shuffle_epi8(v, apart))
+            }
+        }
+
+        /// Half a block: 64 bytes hold the low nibbles of groups 0 and 1 and, as their high
+        /// nibbles, of 2 and 3; 32 bytes hold the upper two bits of groups 0 to 3.
+        #[inline(always)]
+        unsafe fn unpack(low: *const Self, high: *const Self, step: usize) -> [Pair; MAX_STEP] {
+            // SAFETY: by the trait's contract; `step` is below 2.
+            unsafe {
+                let (first, second) = (half(low, high, step, 0), half(low, high, step, 1));
+                std::array::from_fn(|j| [first[j], second[j]])
+            }
+        }
+    }
+
+    /// Values `16 i..16 i + 16` of the four groups.
+    ///
+    /// # Safety
+    /// AVX2; the blocks are readable, `step` and `i` are below 2.
+    #[inline(always)]
+    unsafe fn half(
+        low: *const BlockQ6K,
+        high: *const BlockQ6K,
+        step: usize,
+        i: usize,
+    ) -> [__m256i; 4] {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let low_l = addr_of!((*low).ql).cast::<__m128i>().add(step * 4 + i);
+            let high_l = addr_of!((*high).ql).cast::<__m128i>().add(step * 4 + i);
+            let low_h = addr_of!((*low).qh).cast::<__m128i>().add(step * 2 + i);
+            let high_h = addr_of!((*high).qh).cast::<__m128i>().add(step * 2 + i);
+            let [q0, q2] = nibbles(load_pair(low_l, high_l));
+            let [q1, q3] = nibbles(load_pair(low_l.add(2), high_l.add(2)));
+            let h = load_pair(low_h, high_h);
+            let mask = _mm256_set1_epi8(0x30);
+            let upper = [
+                _mm256_and_si256(_mm256_slli_epi16::<4>(h), mask),
+                _mm256_and_si256(_mm256_slli_epi16::<2>(h), mask),
+                _mm256_and_si256(h, mask),
+                _mm256_and_si256(_mm256_srli_epi16::<2>(h), mask),
+            ];
+            let ([a, b], [c, d]) = (
+                or([q0, q1], [upper[0], upper[1]]),
+                or([q2, q3], [upper[2], upper[3]]),
+            );
+            [a, b, c, d]
+        }
+    }
+}

@@ -1,0 +1,8 @@
+//! Products of weights with many rows of activations, for prefill and for several sequences.
+//!
+//! Weights are unpacked to panels of 8-bit integers once for all rows; a register-tiled
+//! microkernel then multiplies panel and activations. The order of accumulation is that of the
+//! dot products in [`dot`](super::dot), so the bits are the same.
+
+#[cfg(target_arch = "x86_64")]
+pub(super) mod avx2;
