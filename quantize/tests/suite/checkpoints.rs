@@ -421,7 +421,7 @@ fn sizes_that_make_no_sense_are_refused_by_key() {
         (
             "\"n_layer\": 1",
             "\"n_layer\": 1048576",
-            "and 12582902 more",
+            "'n_layer' is 1048576, expected at most 4096",
         ),
     ] {
         let config = TINY_CONFIG.replace(from, to);

@@ -250,6 +250,95 @@ fn tied_neox_has_an_output_all_the_same() {
 }
 
 #[test]
+fn neox_japanese_has_one_bias_and_no_output() {
+    let config = TINY_NEOX.replace("gpt_neox", "gpt_neox_japanese").replace(
+        "\"intermediate_size\": 20",
+        "\"intermediate_multiple_size\": 2",
+    );
+    let mut tensors: Vec<Tensor> = neox_tensors()
+        .into_iter()
+        .filter(|t| !t.name.ends_with(".bias") || t.name.contains("norm"))
+        .collect();
+    for t in &mut tensors {
+        t.name = t.name.replace("gpt_neox.", "gpt_neox_japanese.");
+        let shape: Vec<usize> = t
+            .shape
+            .iter()
+            .map(|&d| if d == 20 { 24 } else { d })
+            .collect();
+        *t = Tensor::counting(&t.name, &shape);
+    }
+    let bias = "gpt_neox_japanese.layers.0.attention.dense_bias";
+    tensors.push(Tensor::counting(bias, &[12]));
+    let dir = folder(&config, &[("pytorch_model.bin", torch(&tensors))]);
+    let written = Written::new(dir.path(), FileType::F32);
+    assert_eq!(
+        written.values("blk.0.attn_output.bias"),
+        floats(find(&tensors, bias))
+    );
+    for absent in ["output.weight", "blk.0.attn_qkv.bias", "blk.0.ffn_up.bias"] {
+        assert!(written.1.tensor(absent).is_none(), "{absent}");
+    }
+    let n_ff = written
+        .metadata()
+        .need::<u32>("gptneox-japanese.feed_forward_length");
+    assert_eq!(n_ff.ok(), Some(24));
+}
+
+#[test]
+fn gptj_has_a_bias_on_its_output() {
+    let config = r#"{"architectures": ["GPTJForCausalLM"], "n_embd": 8, "n_head": 2, "n_layer": 1,
+        "n_positions": 4, "vocab_size": 10, "n_inner": null, "rotary": true, "rotary_dim": 2}"#;
+    let tensors: Vec<Tensor> = [
+        ("transformer.wte.weight", vec![10, 8]),
+        ("transformer.h.0.ln_1.weight", vec![8]),
+        ("transformer.h.0.ln_1.bias", vec![8]),
+        ("transformer.h.0.attn.q_proj.weight", vec![8, 8]),
+        ("transformer.h.0.attn.k_proj.weight", vec![8, 8]),
+        ("transformer.h.0.attn.v_proj.weight", vec![8, 8]),
+        ("transformer.h.0.attn.out_proj.weight", vec![8, 8]),
+        ("transformer.h.0.mlp.fc_in.weight", vec![32, 8]),
+        ("transformer.h.0.mlp.fc_in.bias", vec![32]),
+        ("transformer.h.0.mlp.fc_out.weight", vec![8, 32]),
+        ("transformer.h.0.mlp.fc_out.bias", vec![8]),
+        ("transformer.ln_f.weight", vec![8]),
+        ("transformer.ln_f.bias", vec![8]),
+        ("lm_head.weight", vec![10, 8]),
+        ("lm_head.bias", vec![10]),
+    ]
+    .into_iter()
+    .map(|(name, shape)| Tensor::counting(name, &shape))
+    .collect();
+    let file = safetensors(&tensors);
+    let dir = folder(config, &[("model.safetensors", file.clone())]);
+    let written = Written::new(dir.path(), FileType::F32);
+    for (name, stored) in [
+        ("blk.0.attn_q.weight", 3),
+        ("blk.0.attn_k.weight", 4),
+        ("blk.0.attn_v.weight", 5),
+        ("blk.0.attn_output.weight", 6),
+        ("output.weight", 13),
+        ("output.bias", 14),
+    ] {
+        assert_eq!(written.values(name), floats(&tensors[stored]), "{name}");
+    }
+    let dims = written.metadata().need::<u32>("gptj.rope.dimension_count");
+    assert_eq!(dims.ok(), Some(2));
+    for (from, to) in [
+        ("\"rotary_dim\": 2", "\"rotary_dim\": null"),
+        ("\"rotary\": true", "\"rotary\": false"),
+    ] {
+        let dir = folder(
+            &config.replace(from, to),
+            &[("model.safetensors", file.clone())],
+        );
+        let error = convert(&Checkpoint::open(dir.path()).expect("a folder")).expect_err(to);
+        let key = to.split(':').next().unwrap_or_default().replace('"', "'");
+        assert!(error.to_string().contains(&key), "{error}");
+    }
+}
+
+#[test]
 fn head_has_either_of_its_two_names() {
     let mut tensors = neox_tensors();
     tensors[15].name = "lm_head.weight".to_string();
