@@ -5,5 +5,6 @@ mod kv;
 mod models;
 mod quantize;
 mod sampler;
+mod schedule;
 mod support;
 mod tokenizers;

@@ -1,1 +1,214 @@
-//! (to come)
+//! The architectures against Hugging Face's implementations: golden checkpoints with random
+//! weights, and the trained one that ships.
+
+mod bad_files;
+
+use std::path::Path;
+
+use katari::engine::{Engine, EngineOptions, Feed};
+use katari::kv::KvType;
+use katari::text::{SpecialTokens, Tokenizer};
+use katari_quantize::FileType;
+use serde_json::Value;
+
+use crate::support::{
+    CHECKPOINTS, abeja, dequantized, golden, json, quantized, relative_rms, repository,
+};
+
+/// How far a logit may be from the reference's: both compute in f32 in orders of their own, and
+/// the golden files round to 5 digits after the point.
+const LOGIT_TOLERANCE: f32 = 2e-3;
+/// How far the sum of a position's logits may be, for each root of the number of logits: single
+/// differences are well below [`LOGIT_TOLERANCE`] and of either sign.
+const SUM_TOLERANCE: f64 = 1e-3;
+/// How far a mean negative log-likelihood may be: differences of single logits average out.
+const NLL_TOLERANCE: f64 = 5e-4;
+/// How far logits of quantised weights may be from those of the same weights dequantised,
+/// relative RMS: what rounding activations to 8 bits costs.
+const QUANTIZED_TOLERANCE: f64 = 0.02;
+
+/// Opens a file with an f32 KV cache. One thread: tests already run beside each other.
+fn open(path: &Path) -> Engine {
+    let options = EngineOptions {
+        kv: (KvType::F32, KvType::F32),
+        threads: Some(1),
+        ..EngineOptions::default()
+    };
+    Engine::open(path, &options).unwrap_or_else(|e| panic!("{e}"))
+}
+
+/// Logits after each of `ids`, `[n_tokens, n_vocab]`, in an empty sequence and one pass.
+fn logits(engine: &mut Engine, ids: &[u32]) -> Vec<Vec<f32>> {
+    engine.session().truncate(0, 0).unwrap();
+    let feeds: Vec<Feed> = ids
+        .iter()
+        .map(|&token| Feed {
+            sequence: 0,
+            token,
+            wants_logits: true,
+        })
+        .collect();
+    let logits = engine.evaluate(&feeds).unwrap();
+    logits.rows().map(<[f32]>::to_vec).collect()
+}
+
+fn ids(value: &Value) -> Vec<u32> {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+/// The likeliest token, and by how much its logit leads.
+fn top(logits: &[f32]) -> (u32, f32) {
+    let mut order: Vec<usize> = (0..logits.len()).collect();
+    order.sort_by(|&a, &b| logits[b].total_cmp(&logits[a]));
+    (order[0] as u32, logits[order[0]] - logits[order[1]])
+}
+
+/// Goes on from `prompt` with the likeliest tokens: those of `expected`, unless two are closer
+/// than the tolerance.
+fn assert_greedy(engine: &mut Engine, prompt: &[u32], expected: &[u32], name: &str) {
+    let mut row = logits(engine, prompt).pop().unwrap();
+    for (i, &token) in expected.iter().enumerate() {
+        let (found, margin) = top(&row);
+        assert!(
+            found == token || margin <= 2.0 * LOGIT_TOLERANCE,
+            "{name}: token {i} is {found}, not {token}, by {margin}"
+        );
+        // Goes on with the reference's choice, so that a near tie does not end the comparison.
+        let feed = Feed {
+            sequence: 0,
+            token,
+            wants_logits: true,
+        };
+        row = engine.evaluate(&[feed]).unwrap().row(0).unwrap().to_vec();
+    }
+}
+
+/// Mean negative log-likelihood over windows that do not overlap, each of `window` predictions.
+fn mean_nll(engine: &mut Engine, tokens: &[u32], window: usize) -> f64 {
+    let (mut sum, mut n) = (0.0, 0);
+    for start in (0..tokens.len() - window).step_by(window) {
+        let rows = logits(engine, &tokens[start..start + window]);
+        for (row, &next) in rows.iter().zip(&tokens[start + 1..]) {
+            let largest = row.iter().copied().fold(f32::MIN, f32::max);
+            let total: f64 = row.iter().map(|&x| f64::from(x - largest).exp()).sum();
+            sum += total.ln() - f64::from(row[next as usize] - largest);
+            n += 1;
+        }
+    }
+    sum / f64::from(n)
+}
+
+/// Compares a file with its checkpoint's golden.json and nll.json.
+fn assert_golden(folder: &Path, file: &Path) {
+    let name = file.file_name().unwrap().to_string_lossy();
+    let mut engine = open(file);
+    let tokenizer = Tokenizer::from_metadata(&engine.gguf().metadata).unwrap();
+    for case in json(&folder.join("golden.json")).as_array().unwrap() {
+        let text = case["text"].as_str().unwrap();
+        let ids = ids(&case["ids"]);
+        assert_eq!(
+            tokenizer.encode(text, SpecialTokens::Reference),
+            ids,
+            "{name}: {text:?}"
+        );
+        if ids.is_empty() {
+            continue;
+        }
+        let rows = logits(&mut engine, &ids);
+        let expected: Vec<f32> = serde_json::from_value(case["last_logits"].clone()).unwrap();
+        let last = rows.last().unwrap();
+        assert_eq!(last.len(), expected.len(), "{name}");
+        for (i, (&found, &expected)) in last.iter().zip(&expected).enumerate() {
+            assert!(
+                (found - expected).abs() <= LOGIT_TOLERANCE,
+                "{name}, {text:?}: logit {i} is {found}, not {expected}"
+            );
+        }
+        let sums: Vec<f64> = serde_json::from_value(case["logits_sum"].clone()).unwrap();
+        assert_eq!(rows.len(), sums.len());
+        for (position, (row, expected)) in rows.iter().zip(&sums).enumerate() {
+            let found: f64 = row.iter().map(|&x| f64::from(x)).sum();
+            assert!(
+                (found - expected).abs() <= SUM_TOLERANCE * (row.len() as f64).sqrt(),
+                "{name}, {text:?}: logits at {position} add up to {found}, not {expected}"
+            );
+        }
+        assert_greedy(&mut engine, &ids, &self::ids(&case["greedy"]), &name);
+    }
+    let nll = json(&folder.join("nll.json"));
+    let window = nll["window"].as_u64().unwrap() as usize;
+    let found = mean_nll(&mut engine, &ids(&nll["tokens"]), window);
+    let expected = nll["mean_nll"].as_f64().unwrap();
+    assert!(
+        (found - expected).abs() <= NLL_TOLERANCE,
+        "{name}: mean nll {found}, not {expected}"
+    );
+}
+
+/// Compares a quantised file with the same weights dequantised and run in f32.
+fn assert_close_to_dequantized(file: &Path, ids: &[u32]) {
+    let found = logits(&mut open(file), ids).concat();
+    let expected = logits(&mut open(&dequantized(file)), ids).concat();
+    let error = relative_rms(&found, &expected);
+    assert!(error <= QUANTIZED_TOLERANCE, "{}: {error}", file.display());
+}
+
+#[test]
+fn golden_checkpoints_in_f32_and_f16() {
+    for checkpoint in CHECKPOINTS {
+        let folder = golden(checkpoint);
+        // The checkpoints are f16, so nothing is lost in either type.
+        for file_type in [FileType::F32, FileType::F16] {
+            assert_golden(&folder, &quantized(&folder, file_type));
+        }
+    }
+}
+
+#[test]
+fn golden_checkpoint_with_the_real_vocabulary_of_abeja() {
+    if let Some(folder) = abeja("golden_checkpoint_with_the_real_vocabulary_of_abeja") {
+        assert_golden(&folder, &quantized(&folder, FileType::F32));
+    }
+}
+
+#[test]
+fn golden_checkpoints_quantized() {
+    use FileType::*;
+    for checkpoint in CHECKPOINTS {
+        let folder = golden(checkpoint);
+        let nll = json(&folder.join("nll.json"));
+        // Rows of 64 hold no K block: those types fall back and say so.
+        for file_type in [BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K_M] {
+            let file = quantized(&folder, file_type);
+            assert_close_to_dequantized(&file, &ids(&nll["tokens"])[..40]);
+        }
+    }
+}
+
+#[test]
+fn demo_checkpoint_in_every_type() {
+    use FileType::*;
+    let demo = repository("demo");
+    let ids = ids(&json(&golden("demo-greedy.json"))["ids"]);
+    for file_type in [
+        F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K,
+    ] {
+        assert_close_to_dequantized(&quantized(&demo, file_type), &ids);
+    }
+}
+
+#[test]
+fn demo_checkpoint_goes_on_and_scores_as_the_reference() {
+    let mut engine = open(&quantized(&repository("demo"), FileType::F32));
+    let case = json(&golden("demo-greedy.json"));
+    let (prompt, expected) = (ids(&case["ids"]), ids(&case["greedy"]));
+    assert_greedy(&mut engine, &prompt, &expected, "demo");
+
+    let nll = json(&golden("demo-nll.json"));
+    let found = mean_nll(&mut engine, &ids(&nll["tokens"]), 256);
+    let expected = nll["mean_nll"].as_f64().unwrap();
+    assert!(
+        (found - expected).abs() <= NLL_TOLERANCE,
+        "{found}, not {expected}"
+    );
+}

@@ -9,6 +9,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 
 use katari_gguf::keys::{arch, general, katari, tensor};
 use katari_gguf::{Format, Gguf, Metadata, TensorSpec, Writer};
+use katari_quantize::progress::Silent;
+use katari_quantize::{FileType, Options, quantize};
 
 /// A file or folder of the repository.
 pub fn repository(path: &str) -> PathBuf {
@@ -271,4 +273,50 @@ pub fn relative_rms(found: &[f32], expected: &[f32]) -> f64 {
         .sum();
     let scale: f64 = expected.iter().map(|&b| square(f64::from(b))).sum();
     (error / scale).sqrt()
+}
+
+/// The golden checkpoints that every test run has.
+pub const CHECKPOINTS: [&str; 6] = [
+    "gpt2-plain",
+    "gpt2-rinna",
+    "gptj-genji",
+    "neox-pythia",
+    "neox-rinna",
+    "neox-japanese-small",
+];
+
+/// Quantizes the checkpoint in `folder`, once a run for each type.
+pub fn quantized(folder: &Path, file_type: FileType) -> PathBuf {
+    let checkpoint = folder.file_name().unwrap().to_str().unwrap();
+    once(&format!("{checkpoint}-{}.gguf", file_type.name()), |path| {
+        let options = Options {
+            dir: folder.into(),
+            tokenizer: None,
+            output: Some(path.into()),
+            file_type,
+            pure: false,
+            dry_run: false,
+            threads: Some(2),
+            force: true,
+            chat_template: None,
+            json: false,
+        };
+        quantize(&options, &Silent).unwrap_or_else(|e| panic!("{checkpoint}: {e}"));
+    })
+}
+
+/// The golden checkpoint with abeja's real vocabulary, put together in a scratch folder; `None`
+/// where the data folder is absent.
+pub fn abeja(test: &str) -> Option<PathBuf> {
+    let checkpoint = data("golden/models/neox-japanese-abeja", test)?;
+    let vocabulary = data("tokenizers/abeja", test)?;
+    Some(once("neox-japanese-abeja", |folder| {
+        fs::create_dir_all(folder).unwrap();
+        for file in fs::read_dir(&checkpoint).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), folder.join(file.file_name())).unwrap();
+        }
+        fs::copy(vocabulary.join("ja-swe32k.txt"), folder.join("vocab.txt")).unwrap();
+        fs::copy(vocabulary.join("emoji.json"), folder.join("emoji.json")).unwrap();
+    }))
 }

@@ -6,9 +6,8 @@ use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use katari::cpu::Isa;
 pub use katari::engine::ModelFile;
-use katari::engine::{DeviceChoice, Engine, EngineOptions};
+use katari::engine::{DeviceChoice, Engine, EngineOptions, Isa};
 use katari::kv::KvType;
 use katari::text::Tokenizer;
 

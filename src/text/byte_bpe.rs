@@ -213,8 +213,7 @@ impl ByteBpe {
 /// for itself, the others from U+0100 on in order.
 struct Alphabet {
     chars: [char; 256],
-    /// The byte of each character up to U+017F, where it stands for one.
-    bytes: [Option<u8>; 0x180],
+    bytes: HashMap<char, u8>,
 }
 
 impl Alphabet {
@@ -228,12 +227,7 @@ impl Alphabet {
                 false => others.next().unwrap_or_default(),
             };
         }
-        let mut bytes = [None; 0x180];
-        for byte in 0..=255u8 {
-            if let Some(slot) = bytes.get_mut(chars[usize::from(byte)] as usize) {
-                *slot = Some(byte);
-            }
-        }
+        let bytes = (0..=255).map(|b: u8| (chars[usize::from(b)], b)).collect();
         Alphabet { chars, bytes }
     }
 
@@ -243,9 +237,6 @@ impl Alphabet {
 
     /// The bytes a piece stands for; `None` where a character stands for none.
     fn bytes_of(&self, piece: &str) -> Option<Vec<u8>> {
-        piece
-            .chars()
-            .map(|c| *self.bytes.get(c as usize)?)
-            .collect()
+        piece.chars().map(|c| self.bytes.get(&c).copied()).collect()
     }
 }
