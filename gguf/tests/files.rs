@@ -544,15 +544,16 @@ fn what_cannot_be_written() {
 
 #[test]
 fn a_full_disk_is_reported_as_such() {
-    /// Takes so many bytes and then no more; holds them back until it is flushed.
+    /// Takes so many bytes and then no more; holds back up to `buffer` until it is flushed.
     struct Full {
         room: usize,
         held: usize,
+        buffer: usize,
     }
     impl std::io::Write for Full {
         fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
             self.held += bytes.len();
-            if self.held > 2000 {
+            if self.held > self.buffer {
                 self.flush()?
             }
             Ok(bytes.len())
@@ -568,8 +569,10 @@ fn a_full_disk_is_reported_as_such() {
     }
     let (metadata, tensors, data) = sample();
     let size = file_bytes(&metadata, &tensors).expect("a size") as usize;
-    for room in [0, 10, size / 2, size - 1, size] {
-        let out = Full { room, held: 0 };
+    let rooms = [0, 10, size / 2, size - 1, size];
+    for (room, buffer) in rooms.into_iter().flat_map(|room| [(room, 0), (room, size)]) {
+        let held = 0;
+        let out = Full { room, held, buffer };
         let result = Writer::new(out, &metadata, &tensors).and_then(|mut writer| {
             data.iter().try_for_each(|bytes| writer.write(bytes))?;
             writer.finish().map(|_| ())
