@@ -14,6 +14,16 @@ pub(super) const LEN: usize = 256;
 /// One number of each of `N` groups.
 type Lanes<const N: usize> = [f32; N];
 
+/// A number for each group.
+fn lanes<const N: usize>(of: impl Fn(usize) -> f32) -> Lanes<N> {
+    std::array::from_fn(of)
+}
+
+/// `yes` where `is` holds, else `no`; without a branch, so that lanes stay side by side.
+fn select<const N: usize>(is: [bool; N], yes: Lanes<N>, no: Lanes<N>) -> Lanes<N> {
+    lanes(|g| if is[g] { yes[g] } else { no[g] })
+}
+
 /// Below this, a group of Q6_K counts as zeros.
 pub(super) const TINY: f32 = 1e-15;
 
@@ -83,8 +93,7 @@ pub(super) fn fit_range(x: &[Lanes<GROUPS>; GROUP], search: &Search) -> Fit<GROU
     // above 0 has no extent: its inverse is infinite, its scale 0, and every integer, of 0 times
     // infinity, 0.
     let mut low = min.map(|min| if min > 0.0 { 0.0 } else { min });
-    let inverse_for =
-        |range: f32, low: &Row| -> Row { std::array::from_fn(|g| range / (max[g] - low[g])) };
+    let inverse_for = |range: f32, low: &Row| -> Row { lanes(|g| range / (max[g] - low[g])) };
     let integer = |x: f32, low: f32, inverse: f32| {
         nearest(inverse * (x - low)).clamp(0, search.greatest) as f32
     };
@@ -115,16 +124,14 @@ pub(super) fn fit_range(x: &[Lanes<GROUPS>; GROUP], search: &Search) -> Fit<GROU
                 sum_qx[g] += wq * x[g];
             }
         }
-        let mut determinant = ZERO;
-        let (mut this_scale, mut this_min) = (ZERO, ZERO);
-        for g in 0..GROUPS {
-            let d = sum_w[g] * sum_q2[g] - sum_q[g] * sum_q[g];
-            let s = (sum_w[g] * sum_qx[g] - sum_x[g] * sum_q[g]) / d;
-            let m = (sum_q2[g] * sum_x[g] - sum_q[g] * sum_qx[g]) / d;
-            determinant[g] = d;
-            this_scale[g] = if m > 0.0 { sum_qx[g] / sum_q2[g] } else { s };
-            this_min[g] = if m > 0.0 { 0.0 } else { m };
-        }
+        let determinant: Row = lanes(|g| sum_w[g] * sum_q2[g] - sum_q[g] * sum_q[g]);
+        let free_scale = lanes(|g| (sum_w[g] * sum_qx[g] - sum_x[g] * sum_q[g]) / determinant[g]);
+        let free_min = lanes(|g| (sum_q2[g] * sum_x[g] - sum_q[g] * sum_qx[g]) / determinant[g]);
+        let bound_scale = lanes(|g| sum_qx[g] / sum_q2[g]);
+        let is_bound = free_min.map(|min| min > 0.0);
+        let this_scale = select(is_bound, bound_scale, free_scale);
+        let this_min = select(is_bound, ZERO, free_min);
+
         let mut error = ZERO;
         for ((x, w), q) in x.iter().zip(&weight).zip(&q) {
             for g in 0..GROUPS {
@@ -132,15 +139,13 @@ pub(super) fn fit_range(x: &[Lanes<GROUPS>; GROUP], search: &Search) -> Fit<GROU
                 error[g] += w[g] * (diff * diff);
             }
         }
-        for g in 0..GROUPS {
-            if determinant[g] > 0.0 && error[g] < best_error[g] {
-                best_error[g] = error[g];
-                best_low[g] = low[g];
-                best_inverse[g] = inverse[g];
-                scale[g] = this_scale[g];
-                low[g] = this_min[g];
-            }
-        }
+        let is_better =
+            std::array::from_fn(|g| (determinant[g] > 0.0) & (error[g] < best_error[g]));
+        best_error = select(is_better, error, best_error);
+        best_low = select(is_better, low, best_low);
+        best_inverse = select(is_better, inverse, best_inverse);
+        scale = select(is_better, this_scale, scale);
+        low = select(is_better, this_min, low);
     }
 
     let mut fit = Fit {
@@ -196,22 +201,14 @@ pub(super) fn fit_scale(
                 sum_q2[g] += w * q * q;
             }
         }
-        for g in 0..SMALL_GROUPS {
-            let better = if step == 0 {
-                true
-            } else {
-                sum_q2[g] > 0.0 && sum_qx[g] * sum_qx[g] > best[g] * sum_q2[g]
-            };
-            if better {
-                scale[g] = if sum_q2[g] != 0.0 {
-                    sum_qx[g] / sum_q2[g]
-                } else {
-                    0.0
-                };
-                best[g] = scale[g] * sum_qx[g];
-                best_inverse[g] = inverse[g];
-            }
-        }
+        let is_better = std::array::from_fn(|g| {
+            (step == 0) | ((sum_q2[g] > 0.0) & (sum_qx[g] * sum_qx[g] > best[g] * sum_q2[g]))
+        });
+        let ratio = lanes(|g| sum_qx[g] / sum_q2[g]);
+        let this_scale = select(sum_q2.map(|sum| sum != 0.0), ratio, ZERO);
+        scale = select(is_better, this_scale, scale);
+        best = select(is_better, lanes(|g| this_scale[g] * sum_qx[g]), best);
+        best_inverse = select(is_better, inverse, best_inverse);
     }
 
     let mut fit = Fit {
