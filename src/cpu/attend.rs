@@ -22,6 +22,9 @@ use crate::ops::{Batch, Heads};
 /// Rows that are done together at most.
 const BLOCK: usize = 32;
 
+/// Rows from which on f16 keys are unpacked once for all.
+const UNPACK_ROWS: usize = 6;
+
 /// Rows of one sequence that follow one another in the batch.
 struct Block {
     /// In the batch.
@@ -122,20 +125,23 @@ impl Attention<'_> {
             let most = visible.iter().copied().max().unwrap_or(0).min(cells.len());
             for start in (0..most).step_by(CHUNK) {
                 let cells = &cells[start..most.min(start + CHUNK)];
-                unpack(keys, head, cells, k);
-                unpack(values, head, cells, v);
                 let q = Floats {
                     data: &self.q[block.rows.start * row_width + head * dim..],
                     stride: row_width,
                     n,
                     width: dim,
                 };
-                let w = Weights {
-                    bytes: bytemuck::cast_slice(k),
-                    stride: k_width * 4,
-                    rows: cells.len(),
-                };
-                self.kernels.float_product(Format::F32, w, q, scores, CHUNK);
+                let (format, w) = in_place(keys, head, cells, n).unwrap_or_else(|| {
+                    self.unpack(keys, head, cells, k);
+                    let w = Weights {
+                        bytes: bytemuck::cast_slice(k),
+                        stride: k_width * 4,
+                        rows: cells.len(),
+                    };
+                    (Format::F32, w)
+                });
+                self.kernels.float_product(format, w, q, scores, CHUNK);
+                self.unpack(values, head, cells, v);
                 let rows = scores
                     .chunks_exact_mut(CHUNK)
                     .zip(acc.chunks_exact_mut(v_width));
@@ -167,11 +173,44 @@ impl Attention<'_> {
             }
         });
     }
+
+    /// Unpacks one head of `cells` to `out`, `[cells, head_width]`.
+    fn unpack(&self, store: &Store, head: usize, cells: &[u32], out: &mut [f32]) {
+        let (width, mut done) = (store.head_width(), 0);
+        for run in cells.chunk_by(neighbours) {
+            let bytes = store.heads(head, run[0], run.len());
+            let out = &mut out[done * width..(done + run.len()) * width];
+            self.kernels.unpack(store.format(), bytes, out);
+            done += run.len();
+        }
+    }
 }
 
-/// Unpacks one head of `cells` to `out`, `[cells, head_width]`.
-fn unpack(store: &Store, head: usize, cells: &[u32], out: &mut [f32]) {
-    for (&cell, out) in cells.iter().zip(out.chunks_exact_mut(store.head_width())) {
-        store.load(head, cell, out);
+/// Whether cell `b` lies right after `a`.
+fn neighbours(&a: &u32, &b: &u32) -> bool {
+    a.checked_add(1) == Some(b)
+}
+
+/// The keys of `cells` where they lie, if they lie in a row, are floats, and are too few to be
+/// worth unpacking once for all of `n` rows.
+fn in_place<'a>(
+    keys: &'a Store,
+    head: usize,
+    cells: &[u32],
+    n: usize,
+) -> Option<(Format, Weights<'a>)> {
+    let as_they_lie = match keys.format() {
+        Format::F32 => true,
+        Format::F16 => n < UNPACK_ROWS,
+        _ => false,
+    };
+    if !as_they_lie || !cells.is_sorted_by(neighbours) {
+        return None;
     }
+    let w = Weights {
+        bytes: keys.heads(head, cells[0], cells.len()),
+        stride: keys.head_bytes(),
+        rows: cells.len(),
+    };
+    Some((keys.format(), w))
 }

@@ -2,12 +2,19 @@
 //! cell after cell, so that what one head attends to lies together. A head that is no whole
 //! number of blocks is padded with zeros.
 
+use std::cell::RefCell;
 use std::ops::Range;
 
 use katari_gguf::Format;
 
+use super::arena::Value;
+use super::disjoint::Disjoint;
+use super::pool::Pool;
 use crate::kv::KvType;
 use crate::ops::{DeviceError, KvShape};
+
+/// Rows from which on storing them is split over threads.
+const PARALLEL_ROWS: usize = 16;
 
 /// The format that elements of `kv` are stored in.
 fn format(kv: KvType) -> Format {
@@ -27,8 +34,14 @@ pub(super) struct Store {
     head_dim: usize,
     /// Bytes of one cell's head.
     head_bytes: usize,
-    /// `[n_head, n_cells, head_bytes]`.
-    bytes: Vec<u8>,
+    /// `[n_head, n_cells, head_bytes]` in words, so that elements of two and four bytes are
+    /// aligned.
+    words: Vec<u32>,
+}
+
+thread_local! {
+    /// A head's values where storing them needs padding.
+    static PADDED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
 }
 
 impl Store {
@@ -37,7 +50,7 @@ impl Store {
         let bytes = [shape.n_cells, shape.heads.n_head]
             .iter()
             .try_fold(head_bytes, |product, &n| product.checked_mul(n))
-            .filter(|&n| n <= isize::MAX as usize)
+            .filter(|&n| n <= isize::MAX as usize - 3)
             .ok_or_else(|| {
                 DeviceError(format!(
                     "a KV cache of {} cells is too large",
@@ -51,8 +64,13 @@ impl Store {
             head_dim: shape.heads.head_dim,
             head_bytes,
             // Zeroed pages that take memory when they are first written.
-            bytes: vec![0; bytes],
+            words: vec![0; bytes.div_ceil(4)],
         })
+    }
+
+    /// How the elements are stored.
+    pub(super) fn format(&self) -> Format {
+        self.format
     }
 
     /// Values that a stored head unpacks to: `head_dim`, rounded up to whole blocks.
@@ -60,47 +78,64 @@ impl Store {
         self.head_dim.next_multiple_of(self.format.block_len())
     }
 
-    /// Values that share a scale.
-    fn block_len(&self) -> usize {
-        self.format.block_len()
+    /// Bytes of one cell's head.
+    pub(super) fn head_bytes(&self) -> usize {
+        self.head_bytes
     }
 
-    fn span(&self, head: usize, cell: u32) -> Range<usize> {
+    fn bytes(&self) -> &[u8] {
+        bytemuck::cast_slice(&self.words)
+    }
+
+    fn bytes_mut(&mut self) -> &mut [u8] {
+        bytemuck::cast_slice_mut(&mut self.words)
+    }
+
+    /// Where `n` cells of a head lie.
+    fn span(&self, head: usize, cell: u32, n: usize) -> Range<usize> {
         let start = (head * self.n_cells + cell as usize) * self.head_bytes;
-        start..start + self.head_bytes
+        start..start + n * self.head_bytes
     }
 
-    /// One head of one cell, as stored.
-    pub(super) fn head(&self, head: usize, cell: u32) -> &[u8] {
-        &self.bytes[self.span(head, cell)]
+    /// One head of `n` cells from `cell` on, as stored.
+    pub(super) fn heads(&self, head: usize, cell: u32, n: usize) -> &[u8] {
+        &self.bytes()[self.span(head, cell, n)]
     }
 
-    /// Unpacks a head's first `out.len()` values, whole blocks.
-    pub(super) fn load(&self, head: usize, cell: u32, out: &mut [f32]) {
-        let n = out.len() / self.block_len() * self.format.block_bytes();
-        self.format.dequantize(&self.head(head, cell)[..n], out);
+    /// Bytes that `n` values take, whole blocks.
+    fn packed(&self, n: usize) -> usize {
+        n / self.format.block_len() * self.format.block_bytes()
     }
 
-    /// Packs a head's first `x.len()` values, whole blocks.
-    fn save(&mut self, head: usize, cell: u32, x: &[f32]) {
-        let n = x.len() / self.block_len() * self.format.block_bytes();
-        let span = self.span(head, cell);
-        self.format.quantize(x, &mut self.bytes[span][..n]);
-    }
-
-    /// Stores one cell's row, `[n_head * head_dim]`; `scratch` holds a head's width.
-    pub(super) fn save_row(&mut self, cell: u32, row: &[f32], scratch: &mut Vec<f32>) {
-        let width = self.head_width();
-        for (head, x) in row.chunks_exact(self.head_dim).enumerate() {
-            if width == self.head_dim {
-                self.save(head, cell, x);
-            } else {
-                scratch.clear();
-                scratch.extend_from_slice(x);
-                scratch.resize(width, 0.0);
-                self.save(head, cell, scratch);
+    /// Stores row `i` of `x`, `[cells, n_head * head_dim]`, in `cells[i]`, for every row. Threads
+    /// take heads, whose memory is apart.
+    pub(super) fn save(&mut self, pool: &Pool, cells: impl Fn(usize) -> u32 + Sync, x: &Value) {
+        let (format, dim, head_bytes) = (self.format, self.head_dim, self.head_bytes);
+        let (width, n_head) = (self.head_width(), self.n_head);
+        let part = self.n_cells * head_bytes;
+        let bytes = Disjoint::new(self.bytes_mut());
+        // One row is stored sooner than another thread could begin.
+        let grain = if x.rows < PARALLEL_ROWS { n_head } else { 1 };
+        pool.for_each(n_head, grain, |heads| {
+            for head in heads {
+                // SAFETY: the part of one head; each head is given out once.
+                let bytes = unsafe { bytes.part(head * part..(head + 1) * part) };
+                for i in 0..x.rows {
+                    let values = &x.row(i)[head * dim..(head + 1) * dim];
+                    let to = &mut bytes[cells(i) as usize * head_bytes..][..head_bytes];
+                    if width == dim {
+                        format.quantize(values, to);
+                        continue;
+                    }
+                    PADDED.with_borrow_mut(|padded| {
+                        padded.clear();
+                        padded.extend_from_slice(values);
+                        padded.resize(width, 0.0);
+                        format.quantize(padded, to);
+                    });
+                }
             }
-        }
+        });
     }
 }
 
@@ -162,12 +197,15 @@ impl Kv {
         let mut head = Vec::new();
         for layer in &mut self.layers {
             let keys = &mut layer.keys;
-            head.resize(dims.next_multiple_of(keys.block_len()), 0.0);
+            head.resize(dims.next_multiple_of(keys.format.block_len()), 0.0);
             for h in 0..keys.n_head {
                 for &cell in cells {
-                    keys.load(h, cell, &mut head);
+                    let start = keys.span(h, cell, 1).start;
+                    let span = start..start + keys.packed(head.len());
+                    let (format, bytes) = (keys.format, &mut keys.bytes_mut()[span]);
+                    format.dequantize(bytes, &mut head);
                     turn(&mut head[..dims]);
-                    keys.save(h, cell, &head);
+                    format.quantize(&head, bytes);
                 }
             }
         }
@@ -179,8 +217,8 @@ impl Kv {
             for store in layer.stores_mut() {
                 for head in 0..store.n_head {
                     for &(from, to) in pairs {
-                        let (from, to) = (store.span(head, from), store.span(head, to));
-                        store.bytes.copy_within(from, to.start);
+                        let (from, to) = (store.span(head, from, 1), store.span(head, to, 1));
+                        store.bytes_mut().copy_within(from, to.start);
                     }
                 }
             }
@@ -201,7 +239,7 @@ impl Kv {
         for store in self.layers.iter().flat_map(Layer::stores) {
             for &cell in cells {
                 for head in 0..store.n_head {
-                    bytes.extend_from_slice(store.head(head, cell));
+                    bytes.extend_from_slice(store.heads(head, cell, 1));
                 }
             }
         }
@@ -224,8 +262,8 @@ impl Kv {
             for &cell in cells {
                 for head in 0..store.n_head {
                     let (now, later) = rest.split_at(store.head_bytes);
-                    let span = store.span(head, cell);
-                    store.bytes[span].copy_from_slice(now);
+                    let span = store.span(head, cell, 1);
+                    store.bytes_mut()[span].copy_from_slice(now);
                     rest = later;
                 }
             }

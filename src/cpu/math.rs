@@ -2,6 +2,8 @@
 //! compiles every function here once for each, and since it is plain IEEE arithmetic with fused
 //! multiply-adds written out and sums in fixed lanes, all give the same bits.
 
+use katari_gguf::block::{BlockQ4_0, BlockQ8_0};
+
 use super::activation::{self, RowMut};
 use crate::ops::{Activation, RopePairs};
 
@@ -79,6 +81,10 @@ per_isa! {
     fn softmax_chunk(scores: &mut [f32; CHUNK], n: usize, scale: f32, state: &mut Softmax) -> f32;
     /// `acc = acc * correction + sum over cells of weights[cell] * values[cell]`, in order.
     fn weighted_sum(weights: &[f32], values: &[f32], correction: f32, acc: &mut [f32]);
+    /// Unpacks blocks, 32 values each.
+    fn unpack_q8_0(blocks: &[BlockQ8_0], out: &mut [f32]);
+    /// Unpacks blocks, 32 values each.
+    fn unpack_q4_0(blocks: &[BlockQ4_0], out: &mut [f32]);
     /// Turns one head's first `2 * cos.len()` dimensions.
     fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32], pairs: RopePairs);
 }
@@ -295,12 +301,62 @@ fn softmax_chunk(scores: &mut [f32; CHUNK], n: usize, scale: f32, state: &mut So
 
 #[inline(always)]
 fn weighted_sum(weights: &[f32], values: &[f32], correction: f32, acc: &mut [f32]) {
-    for acc in acc.iter_mut() {
-        *acc *= correction;
+    let width = acc.len();
+    let mut done = 0;
+    while done < width {
+        // As many columns as accumulators fit in registers.
+        let left = &mut acc[done..];
+        let values = &values[done..];
+        done += if left.len() >= 64 {
+            weighted_columns::<64>(weights, values, width, correction, left)
+        } else if left.len() >= 16 {
+            weighted_columns::<16>(weights, values, width, correction, left)
+        } else {
+            weighted_columns::<1>(weights, values, width, correction, left)
+        };
     }
-    for (weight, values) in weights.iter().zip(values.chunks_exact(acc.len())) {
-        for (acc, value) in acc.iter_mut().zip(values) {
-            *acc = weight.mul_add(*value, *acc);
+}
+
+/// The first `N` columns of [`weighted_sum`]; returns `N`.
+#[inline(always)]
+fn weighted_columns<const N: usize>(
+    weights: &[f32],
+    values: &[f32],
+    width: usize,
+    correction: f32,
+    acc: &mut [f32],
+) -> usize {
+    let mut sums = [0.0; N];
+    for (sum, acc) in sums.iter_mut().zip(&*acc) {
+        *sum = acc * correction;
+    }
+    for (weight, values) in weights.iter().zip(values.chunks(width)) {
+        for (sum, value) in sums.iter_mut().zip(&values[..N]) {
+            *sum = weight.mul_add(*value, *sum);
+        }
+    }
+    acc[..N].copy_from_slice(&sums);
+    N
+}
+
+#[inline(always)]
+fn unpack_q8_0(blocks: &[BlockQ8_0], out: &mut [f32]) {
+    for (block, out) in blocks.iter().zip(out.chunks_exact_mut(32)) {
+        let d = block.d.to_f32();
+        for (out, &q) in out.iter_mut().zip(&block.qs) {
+            *out = d * f32::from(q);
+        }
+    }
+}
+
+#[inline(always)]
+fn unpack_q4_0(blocks: &[BlockQ4_0], out: &mut [f32]) {
+    for (block, out) in blocks.iter().zip(out.chunks_exact_mut(32)) {
+        let d = block.d.to_f32();
+        let (low, high) = out.split_at_mut(16);
+        for ((low, high), &q) in low.iter_mut().zip(high).zip(&block.qs) {
+            *low = d * (i32::from(q & 15) - 8) as f32;
+            *high = d * (i32::from(q >> 4) - 8) as f32;
         }
     }
 }
@@ -438,6 +494,23 @@ mod tests {
         let expected: f64 = weights.enumerate().map(|(i, w)| w / total * i as f64).sum();
         assert!((acc[0] / state.sum - 1.0).abs() < 1e-6);
         assert!((f64::from(acc[1] / state.sum) - expected).abs() < 1e-4);
+    }
+
+    #[test]
+    fn unpacking_equals_the_formats() {
+        use katari_gguf::block::Block;
+        let x: Vec<f32> = (0..96).map(|i| (i * 37 % 101) as f32 - 50.0).collect();
+        let (mut expected, mut found) = ([0.0; 96], [1.0; 96]);
+        let mut blocks = [BlockQ8_0::quantize(&x); 3];
+        BlockQ8_0::quantize_all(&x, &mut blocks);
+        BlockQ8_0::dequantize_all(&blocks, &mut expected);
+        unpack_q8_0(&blocks, &mut found);
+        assert_eq!(expected, found);
+        let mut blocks = [BlockQ4_0::quantize(&x); 3];
+        BlockQ4_0::quantize_all(&x, &mut blocks);
+        BlockQ4_0::dequantize_all(&blocks, &mut expected);
+        unpack_q4_0(&blocks, &mut found);
+        assert_eq!(expected, found);
     }
 
     #[test]

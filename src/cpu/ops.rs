@@ -30,8 +30,6 @@ pub struct CpuOps {
     plan: Plan,
     rope: RefCell<RopeTable>,
     pub(super) kv: RefCell<Option<Kv>>,
-    /// A head's values where storing them needs padding.
-    padded: RefCell<Vec<f32>>,
 }
 
 impl CpuOps {
@@ -45,7 +43,6 @@ impl CpuOps {
             plan: Plan::default(),
             rope: RefCell::default(),
             kv: RefCell::default(),
-            padded: RefCell::default(),
         }
     }
 
@@ -225,11 +222,9 @@ impl Ops for CpuOps {
         let Some(layer) = kv.as_mut().and_then(|kv| kv.layers.get_mut(layer)) else {
             unreachable!("a pass with attention needs allocate_kv for its layers first");
         };
-        let mut padded = self.padded.borrow_mut();
-        for (i, row) in self.rows.iter().enumerate() {
-            layer.keys.save_row(row.cell, k.row(i), &mut padded);
-            layer.values.save_row(row.cell, v.row(i), &mut padded);
-        }
+        let rows = &self.rows;
+        layer.keys.save(&self.pool, |i| rows[i].cell, k);
+        layer.values.save(&self.pool, |i| rows[i].cell, v);
         let attention = Attention {
             kernels: self.kernels,
             plan: &self.plan,
