@@ -120,8 +120,9 @@ unsafe fn unpack<B: Unpack>(
                 ];
                 for j in 0..B::STEP {
                     let g = step * B::STEP + j;
-                    let first = transpose(std::array::from_fn(|p| pairs[p][j][0]));
-                    let second = transpose(std::array::from_fn(|p| pairs[p][j][1]));
+                    let [p, q, r, s] = &pairs;
+                    let first = transpose([p[j][0], q[j][0], r[j][0], s[j][0]]);
+                    let second = transpose([p[j][1], q[j][1], r[j][1], s[j][1]]);
                     let to = panel.add(b * groups + g).cast::<Group>().add(i);
                     to.write(Group {
                         q: std::array::from_fn(|t| if t < 4 { first[t] } else { second[t - 4] }),
