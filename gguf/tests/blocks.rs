@@ -7,19 +7,7 @@ use katari_gguf::block::{
 };
 use katari_gguf::{Format, Quantized};
 use proptest::prelude::*;
-use support::{Kind, bits, bytes, fixture, hash, hash_values, values};
-
-fn quantize(format: Format, x: &[f32]) -> Vec<u8> {
-    let mut out = vec![0; format.bytes(x.len() as u64).expect("whole blocks") as usize];
-    format.quantize(x, &mut out);
-    out
-}
-
-fn dequantize(format: Format, blocks: &[u8]) -> Vec<f32> {
-    let mut out = vec![0.0; blocks.len() / format.block_bytes() * format.block_len()];
-    format.dequantize(blocks, &mut out);
-    out
-}
+use support::{Kind, bits, bytes, dequantize, fixture, hash, hash_values, quantize, values};
 
 #[test]
 fn blocks_are_ggmls_byte_for_byte() {

@@ -10,7 +10,9 @@ use std::fmt::Write as _;
 
 use katari_gguf::Format;
 use llama_cpp_sys_2 as ggml;
-use support::{Kind, Random, bits, bytes, fixture, hash, hash_values, values};
+use support::{
+    Kind, Random, bits, bytes, dequantize, fixture, hash, hash_values, quantize, values,
+};
 
 /// ggml's bytes of `x`: `ggml_quantize_chunk` without an importance matrix.
 fn reference_quantize(format: Format, x: &[f32]) -> Vec<u8> {
@@ -48,18 +50,6 @@ fn reference_dequantize(format: Format, blocks: &[u8]) -> Vec<f32> {
             out.copy_from_slice(bytemuck::cast_slice(blocks));
         }
     }
-    out
-}
-
-fn quantize(format: Format, x: &[f32]) -> Vec<u8> {
-    let mut out = vec![0; format.bytes(x.len() as u64).expect("whole blocks") as usize];
-    format.quantize(x, &mut out);
-    out
-}
-
-fn dequantize(format: Format, blocks: &[u8]) -> Vec<f32> {
-    let mut out = vec![0.0; blocks.len() / format.block_bytes() * format.block_len()];
-    format.dequantize(blocks, &mut out);
     out
 }
 

@@ -1,6 +1,6 @@
 //! Block formats: a tensor's values as they lie in the file.
 //!
-//! Each format is one file here and one line in the [list]below. A quantised
+//! Each format is one file here and one line in the list below. A quantised
 //! format keeps `LEN` values in one block with scales of their own; blocks follow one another
 //! along the contiguous dimension. The layouts are ggml's, and quantising gives the bytes that
 //! ggml's reference quantiser gives (`quantize_row_*_ref`, built without fused multiply-add).

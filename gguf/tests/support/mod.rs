@@ -1,6 +1,8 @@
 //! Values for the block tests, the same on every machine: exact arithmetic from a seed.
 #![allow(dead_code)] // each test uses its part
 
+use katari_gguf::Format;
+
 /// SplitMix64 (Steele et al. 2014).
 pub struct Random(pub u64);
 
@@ -171,6 +173,20 @@ pub fn values(seed: u64, n: usize) -> Vec<f32> {
     for (block, kind) in out.chunks_mut(256).zip(Kind::ALL.iter().cycle()) {
         kind.fill(&mut random, block);
     }
+    out
+}
+
+/// Our blocks of `x`.
+pub fn quantize(format: Format, x: &[f32]) -> Vec<u8> {
+    let mut out = vec![0; format.bytes(x.len() as u64).expect("whole blocks") as usize];
+    format.quantize(x, &mut out);
+    out
+}
+
+/// Our values of `blocks`.
+pub fn dequantize(format: Format, blocks: &[u8]) -> Vec<f32> {
+    let mut out = vec![0.0; blocks.len() / format.block_bytes() * format.block_len()];
+    format.dequantize(blocks, &mut out);
     out
 }
 
