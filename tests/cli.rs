@@ -3,11 +3,12 @@
 
 use std::fs;
 use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
-use std::sync::{Mutex, OnceLock};
 
 use serde_json::Value;
+
+use crate::support::{self, golden, once, repository, scratch};
 
 /// How far a logit of an f32 file may be from the reference's, absolute: another order of
 /// summation in f32 over at most a few hundred terms a dot product. (As for the engine.)
@@ -72,61 +73,36 @@ fn assert_fails(output: &Output, code: i32, parts: &[&str]) {
     }
 }
 
-fn repository() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
-
-fn golden(model: &str, file: &str) -> Value {
-    let path = repository().join("tests/golden").join(model).join(file);
-    serde_json::from_str(&fs::read_to_string(path).unwrap()).unwrap()
-}
-
-/// A folder for this process's files, below Cargo's target folder.
-fn scratch() -> &'static Path {
-    static FOLDER: OnceLock<tempfile::TempDir> = OnceLock::new();
-    FOLDER
-        .get_or_init(|| tempfile::tempdir_in(env!("CARGO_TARGET_TMPDIR")).unwrap())
-        .path()
-}
-
 /// The checkpoint quantized by the binary itself, once.
 fn quantized(checkpoint: &Path, name: &str, more: &[&str]) -> String {
-    static MADE: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
-    let path = scratch().join(format!("{name}.gguf"));
-    let mut made = MADE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
-    if !made.contains(&path) {
+    let path = once(&format!("cli-{name}.gguf"), |path| {
         let output = katari()
-            .arg("quantize")
-            .arg(checkpoint)
-            .arg("-o")
-            .arg(&path)
+            .args(["quantize", "--force", "-o"])
+            .args([path, checkpoint])
             .args(more)
             .output()
             .unwrap();
         assert!(output.status.success(), "{name}: {}", stderr_of(&output));
-        made.push(path.clone());
-    }
+    });
     path.to_str().unwrap().to_string()
 }
 
 fn model(name: &str) -> String {
-    let mut more = vec!["--type", "f32"];
-    let checkpoint = repository().join("tests/golden").join(name);
-    let tokenizer = checkpoint.join("tokenizer");
-    if tokenizer.exists() {
-        more.extend(["--tokenizer", tokenizer.to_str().unwrap()]);
-    }
-    quantized(&checkpoint, name, &more)
+    quantized(&golden(name), name, &["--type", "f32"])
 }
 
 fn demo_f32() -> String {
-    quantized(&repository().join("demo"), "demo", &["--type", "f32"])
+    quantized(&repository("demo"), "demo", &["--type", "f32"])
 }
 
 /// The demo as a model that converses, which makes nonsense of it but shows the form.
 fn demo_chat() -> String {
     let more = ["--type", "q8_0", "--chat-template", "rinna"];
-    quantized(&repository().join("demo"), "demo-chat", &more)
+    quantized(&repository("demo"), "demo-chat", &more)
+}
+
+fn json_file(model: &str, name: &str) -> Value {
+    support::json(&golden(model).join(name))
 }
 
 fn ids_of(value: &Value) -> String {
@@ -235,17 +211,16 @@ fn wrong_command_lines_exit_with_2() {
 
 #[test]
 fn files_that_are_no_models_exit_with_1_and_are_named() {
-    let folder = scratch();
     let good = fs::read(model("neox-rinna")).unwrap();
     let file = |name: &str, bytes: &[u8]| {
-        let path = folder.join(name);
+        let path = scratch(&format!("cli-bad-{name}"));
         fs::write(&path, bytes).unwrap();
         path.to_str().unwrap().to_string()
     };
-    let missing = folder.join("missing.gguf").to_str().unwrap().to_string();
+    let missing = scratch("missing.gguf").to_str().unwrap().to_string();
     let mut bad = vec![
         missing,
-        folder.to_str().unwrap().to_string(),
+        golden("gpt2-plain").to_str().unwrap().to_string(),
         file("empty.gguf", b""),
         file("text.gguf", "昔々、あるところに".as_bytes()),
         file("magic-only.gguf", b"GGUF"),
@@ -269,7 +244,7 @@ fn files_that_are_no_models_exit_with_1_and_are_named() {
 fn tokenize_agrees_with_the_reference() {
     for name in MODELS {
         let file = model(name);
-        for case in golden(name, "golden.json").as_array().unwrap() {
+        for case in json_file(name, "golden.json").as_array().unwrap() {
             let text = case["text"].as_str().unwrap();
             let found = json(&["tokenize", &file, "--json", "--", text]);
             assert_eq!(found["ids"], case["ids"], "{name}: {text:?}");
@@ -291,7 +266,7 @@ fn tokenize_agrees_with_the_reference() {
 fn logits_agree_with_the_reference() {
     for name in MODELS {
         let file = model(name);
-        for case in golden(name, "golden.json").as_array().unwrap() {
+        for case in json_file(name, "golden.json").as_array().unwrap() {
             let ids = ids_of(&case["ids"]);
             if ids.is_empty() {
                 continue;
@@ -332,8 +307,8 @@ fn logits_shows_the_greatest() {
 #[test]
 fn perplexity_agrees_with_the_reference() {
     for name in MODELS {
-        let golden = golden(name, "nll.json");
-        let ids_file = scratch().join(format!("{name}-ids.json"));
+        let golden = json_file(name, "nll.json");
+        let ids_file = scratch(&format!("{name}-ids.json"));
         fs::write(&ids_file, golden["tokens"].to_string()).unwrap();
         let window = golden["window"].to_string();
         let found = json(&[
@@ -365,7 +340,7 @@ fn perplexity_agrees_with_the_reference() {
 
 #[test]
 fn perplexity_says_what_a_short_text_lacks() {
-    let text = scratch().join("short.txt");
+    let text = scratch("short.txt");
     fs::write(&text, "吾輩は猫である。").unwrap();
     let text = text.to_str().unwrap();
     let output = run(&["perplexity", &demo_f32(), text, "--window", "100"]);
@@ -423,6 +398,37 @@ fn same_seed_same_text() {
     assert_ne!(text, tell(&["--seed", "8"]));
 }
 
+/// The demo's card: temperature 0.8, top_p 0.9, repetition penalty 1.1, 200 new tokens.
+#[test]
+fn what_is_not_given_is_as_the_file_s_card_has_it() {
+    let file = demo_f32();
+    let args = [
+        "run",
+        &file,
+        PROMPT,
+        "--json",
+        "--seed",
+        "2",
+        "--ignore-eos",
+    ];
+    let by_card = json(&args);
+    assert_eq!(by_card["generated_tokens"], 200);
+    let settings = [
+        ["--temperature", "0.8"],
+        ["--top-p", "0.9"],
+        ["--repetition-penalty", "1.1"],
+    ];
+    let beginning = |settings: &[[&str; 2]]| {
+        let more = [&args, &["-n", "60"][..], &settings.concat()].concat();
+        json(&more)["ids"].clone()
+    };
+    let written = Value::from(by_card["ids"].as_array().unwrap()[..60].to_vec());
+    assert_eq!(beginning(&settings), written);
+    for setting in settings {
+        assert_ne!(beginning(&[[setting[0], "1"]]), written, "{setting:?}");
+    }
+}
+
 #[test]
 fn standard_output_is_the_text_and_a_line_break() {
     let file = demo_f32();
@@ -441,7 +447,7 @@ fn standard_output_is_the_text_and_a_line_break() {
 #[test]
 fn the_prompt_may_be_a_file_or_standard_input() {
     let text = tell(&["--seed", "3"]);
-    let path = scratch().join("prompt.txt");
+    let path = scratch("prompt.txt");
     fs::write(&path, format!("{PROMPT}\n")).unwrap();
     let file = demo_f32();
     let settings = ["--seed", "3", "--max-new-tokens", "12"];
@@ -685,11 +691,12 @@ fn ctrl_c_ends_the_text_and_reports() {
 
 #[test]
 fn the_demo_is_quantized_once_and_again_where_it_is_damaged() {
-    let cache = scratch().join("cache");
+    let folder = tempfile::tempdir().unwrap();
+    let cache = folder.path();
     let demo = || {
         let output = katari()
             .args(["demo", "--max-new-tokens", "8", "--seed", "4"])
-            .env("XDG_CACHE_HOME", &cache)
+            .env("XDG_CACHE_HOME", cache)
             .output()
             .unwrap();
         assert!(output.status.success(), "{}", stderr_of(&output));
@@ -717,7 +724,7 @@ fn the_demo_is_quantized_once_and_again_where_it_is_damaged() {
 
 #[test]
 fn a_demo_without_a_place_to_write_says_so() {
-    let file = scratch().join("not-a-folder");
+    let file = scratch("not-a-folder");
     fs::write(&file, "").unwrap();
     let output = katari()
         .arg("demo")

@@ -49,6 +49,24 @@ pub struct Options {
     pub json: bool,
 }
 
+impl Options {
+    /// The options of `quantize DIR --type FILE_TYPE`.
+    pub fn new(dir: impl Into<PathBuf>, file_type: FileType) -> Self {
+        Options {
+            dir: dir.into(),
+            tokenizer: None,
+            output: None,
+            file_type,
+            pure: false,
+            dry_run: false,
+            threads: None,
+            force: false,
+            chat_template: None,
+            json: false,
+        }
+    }
+}
+
 const EXAMPLES: &str = "\
 Examples:
   katari quantize ./japanese-gpt-neox-3.6b

@@ -1,6 +1,6 @@
 //! `katari logits`: the raw logits after a sequence of token ids.
 
-use std::io::{self, Write};
+use std::collections::BTreeMap;
 
 use katari::text::Tokenizer;
 use serde::Serialize;
@@ -39,24 +39,6 @@ pub struct Args {
     model: ModelArgs,
 }
 
-/// What is printed: one row, or a row a position.
-#[derive(Serialize)]
-#[serde(untagged)]
-enum Rows<T> {
-    Last(T),
-    All(Vec<T>),
-}
-
-#[derive(Serialize)]
-struct Logits {
-    logits: Rows<Vec<f32>>,
-}
-
-#[derive(Serialize)]
-struct Top {
-    top: Rows<Vec<Best>>,
-}
-
 /// One of the greatest logits.
 #[derive(Serialize)]
 struct Best {
@@ -73,50 +55,27 @@ pub fn run(args: Args) -> Result<(), Failure> {
     }
     ids::check(ids, model.engine.n_vocab()).map_err(Failure::usage)?;
     check_length(&model.engine, ids.len())?;
-    let mut rows = Vec::new();
     let wanted = if args.all { Wanted::All } else { Wanted::Last };
-    evaluate(&mut model.engine, ids, wanted, |position, row| {
-        rows.push((position, row.to_vec()));
+    let mut rows = Vec::new();
+    evaluate(&mut model.engine, ids, wanted, |_, row| {
+        rows.push(row.to_vec());
         Ok(())
     })?;
-    match args.top {
-        None if args.json => output::json(&Logits {
-            logits: arrange(rows.into_iter().map(|(_, row)| row), args.all),
-        }),
-        None => print(
-            rows.iter().map(|(position, row)| {
-                (
-                    *position,
-                    (0..)
-                        .zip(row)
-                        .map(|(id, logit)| format!("{id}\t{logit}"))
-                        .collect(),
-                )
-            }),
-            args.all,
-        ),
-        Some(k) => {
-            let tokenizer = &model.tokenizer;
-            let best =
-                (rows.iter()).map(|(position, row)| (*position, best(row, k as usize, tokenizer)));
-            if args.json {
-                return output::json(&Top {
-                    top: arrange(best.map(|(_, best)| best), args.all),
-                });
-            }
-            print(
-                best.map(|(position, best)| {
-                    (
-                        position,
-                        best.iter()
-                            .map(|b| format!("{}\t{}\t{}", b.id, b.logit, b.piece))
-                            .collect(),
-                    )
-                }),
-                args.all,
-            )
-        }
-    }
+    let Some(k) = args.top else {
+        return show("logits", &rows, &args, |row| {
+            let lines = (0..).zip(row);
+            lines.map(|(id, logit)| format!("{id}\t{logit}")).collect()
+        });
+    };
+    let best: Vec<Vec<Best>> = (rows.iter())
+        .map(|row| best(row, k as usize, &model.tokenizer))
+        .collect();
+    show("top", &best, &args, |best| {
+        let lines = best.iter();
+        lines
+            .map(|b| format!("{}\t{}\t{}", b.id, b.logit, b.piece))
+            .collect()
+    })
 }
 
 /// The `k` greatest logits of `row`, the lower id first among equals.
@@ -132,24 +91,27 @@ fn best(row: &[f32], k: usize, tokenizer: &Tokenizer) -> Vec<Best> {
         .collect()
 }
 
-fn arrange<T>(mut rows: impl Iterator<Item = T>, all: bool) -> Rows<T> {
-    match (all, rows.next()) {
-        (false, Some(row)) => Rows::Last(row),
-        (_, first) => Rows::All(first.into_iter().chain(rows).collect()),
+/// Prints the last position's row, or with `--all` a row a position: as JSON under `key`, or as
+/// lines.
+fn show<T: Serialize>(
+    key: &str,
+    rows: &[T],
+    args: &Args,
+    lines: impl Fn(&T) -> Vec<String>,
+) -> Result<(), Failure> {
+    match rows {
+        rows if args.json && args.all => output::json(&BTreeMap::from([(key, rows)])),
+        [row] if args.json => output::json(&BTreeMap::from([(key, row)])),
+        rows => output::print(|out| {
+            for (position, row) in rows.iter().enumerate() {
+                if args.all {
+                    writeln!(out, "position {position}")?;
+                }
+                for line in lines(row) {
+                    writeln!(out, "{line}")?;
+                }
+            }
+            Ok(())
+        }),
     }
-}
-
-/// Prints lines, under a heading a position where there may be several.
-fn print(rows: impl Iterator<Item = (usize, Vec<String>)>, headings: bool) -> Result<(), Failure> {
-    let mut out = io::BufWriter::new(io::stdout().lock());
-    for (position, lines) in rows {
-        if headings {
-            writeln!(out, "position {position}")?;
-        }
-        for line in lines {
-            writeln!(out, "{line}")?;
-        }
-    }
-    out.flush()?;
-    Ok(())
 }

@@ -35,7 +35,7 @@ pub(super) struct AddedTokens {
 }
 
 impl AddedTokens {
-    /// CONTROL tokens, and USER_DEFINED ones if `user_defined`; `katari.tokenizer.normalized`
+    /// CONTROL tokens and the unknown one, and USER_DEFINED ones if `user_defined`; `katari.tokenizer.normalized`
     /// names those that are matched in the normalised text.
     pub fn read(
         metadata: &Metadata,
@@ -51,9 +51,12 @@ impl AddedTokens {
                     vocab
                         .iter()
                         .filter(|&(id, _, kind)| {
-                            (kind == token_type::USER_DEFINED && user_defined
-                                || kind == token_type::CONTROL && control)
-                                && normalized.contains(&id) == in_normalized
+                            let looked_for = match kind {
+                                token_type::USER_DEFINED => user_defined,
+                                token_type::CONTROL | token_type::UNKNOWN => control,
+                                _ => false,
+                            };
+                            looked_for && normalized.contains(&id) == in_normalized
                         })
                         .map(|(id, token, _)| (token.as_bytes(), id)),
                 )

@@ -213,7 +213,8 @@ impl ByteBpe {
 /// for itself, the others from U+0100 on in order.
 struct Alphabet {
     chars: [char; 256],
-    bytes: HashMap<char, u8>,
+    /// The byte of each character up to U+017F, where it stands for one.
+    bytes: [Option<u8>; 0x180],
 }
 
 impl Alphabet {
@@ -227,7 +228,12 @@ impl Alphabet {
                 false => others.next().unwrap_or_default(),
             };
         }
-        let bytes = (0..=255).map(|b: u8| (chars[usize::from(b)], b)).collect();
+        let mut bytes = [None; 0x180];
+        for byte in 0..=255u8 {
+            if let Some(slot) = bytes.get_mut(chars[usize::from(byte)] as usize) {
+                *slot = Some(byte);
+            }
+        }
         Alphabet { chars, bytes }
     }
 
@@ -237,6 +243,9 @@ impl Alphabet {
 
     /// The bytes a piece stands for; `None` where a character stands for none.
     fn bytes_of(&self, piece: &str) -> Option<Vec<u8>> {
-        piece.chars().map(|c| self.bytes.get(&c).copied()).collect()
+        piece
+            .chars()
+            .map(|c| *self.bytes.get(c as usize)?)
+            .collect()
     }
 }

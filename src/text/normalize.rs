@@ -1,10 +1,13 @@
 //! Normalisation steps of a `tokenizer.json`, in order.
+//!
+//! Unicode normalisation comes from the crate that the reference uses: its tables are of an older
+//! Unicode, in which some characters that newer ones reorder or compose stay as they are.
 
 use std::borrow::Cow;
 
 use katari_gguf::Metadata;
 use katari_gguf::keys::katari;
-use unicode_normalization::{IsNormalized, UnicodeNormalization, is_nfc_quick};
+use unicode_normalization_alignments::UnicodeNormalization;
 
 use super::TextError;
 
@@ -83,9 +86,9 @@ impl Steps {
 impl Step {
     fn apply<'a>(&self, text: Cow<'a, str>) -> Cow<'a, str> {
         match self {
-            Step::Nfc if is_nfc_quick(text.chars()) == IsNormalized::Yes => text,
-            Step::Nfc => Cow::Owned(text.nfc().collect()),
-            Step::Nfkc => Cow::Owned(text.nfkc().collect()),
+            _ if text.is_ascii() && matches!(self, Step::Nfc | Step::Nfkc) => text,
+            Step::Nfc => Cow::Owned(text.nfc().map(|(c, _)| c).collect()),
+            Step::Nfkc => Cow::Owned(text.nfkc().map(|(c, _)| c).collect()),
             Step::Prepend(prefix) => Cow::Owned(format!("{prefix}{text}")),
             Step::PrependLines(prefix) => {
                 let mut out = prefix.clone();

@@ -70,23 +70,22 @@ pub(super) fn read(metadata: &Metadata, vocab: &Vocab) -> Result<Parts, TextErro
             .zip(0..)
             .flat_map(|(line, id)| line.split(',').map(move |form| (form, id)))
     };
-    // Of a form that stands in several lines the last one counts, as in the trie.
-    let unknown = entries()
-        .filter(|(form, _)| *form == "<|endoftext|>")
-        .last();
-    let unknown = vocab.unk.or(unknown.map(|(_, id)| id)).ok_or_else(|| {
-        TextError::value(keys::UNK_ID, "missing (expected the id of <|endoftext|>)")
-    })?;
-    let find = |name: &str| {
-        let found = entries().filter(|(form, _)| *form == name).last();
-        found.map_or(unknown, |(_, id)| id)
-    };
+    // A form that stands in several lines is the last one's: ids grow, and the trie keeps the
+    // largest.
+    let control = |id: u32| vocab.kind(id) == token_type::CONTROL;
+    let forms = entries().filter(|&(_, id)| !control(id));
+    let forms = Trie::new(forms.map(|(form, id)| (form.as_bytes(), id)));
+    let unknown = vocab
+        .unk
+        .or_else(|| vocab.find("<|endoftext|>"))
+        .ok_or_else(|| {
+            TextError::value(keys::UNK_ID, "missing (expected the id of <|endoftext|>)")
+        })?;
+    let find = |name: &str| forms.get(name).unwrap_or(unknown);
     let (sign, symbol) = (find("<KIGOU>"), find("<U2000U2BFF>"));
     let mut bytes = Box::new([unknown; 256]);
-    for (form, id) in entries() {
-        if let Some(byte) = byte_of(form) {
-            bytes[usize::from(byte)] = id;
-        }
+    for (byte, id) in bytes.iter_mut().enumerate() {
+        *id = find(&format!("<|byte{byte}|>"));
     }
     let table = emoji(metadata)?;
     let shown = |form: &str| {
@@ -105,13 +104,11 @@ pub(super) fn read(metadata: &Metadata, vocab: &Vocab) -> Result<Parts, TextErro
             (None, false) => decoder.push(Show::Text(form)),
         }
     }
-    let control = |id: u32| vocab.kind(id) == token_type::CONTROL;
-    let forms = entries().filter(|&(_, id)| !control(id));
     Ok(Parts {
         added: AddedTokens::read(metadata, vocab, true)?,
         steps: Steps::default(),
         algorithm: Box::new(Swe {
-            forms: Trie::new(forms.map(|(form, id)| (form.as_bytes(), id))),
+            forms,
             emoji: table.replaced,
             clean: metadata.opt(katari::TOKENIZER_CLEAN_TEXT)?.unwrap_or(false),
             bytes,

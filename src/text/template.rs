@@ -152,3 +152,80 @@ impl Write for Capped {
         Ok(())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The format of rinna's instruction models: turns joined by `<NL>`, the answer's beginning
+    /// with a space after the colon.
+    const RINNA: &str = "{%- for m in messages -%}\n\
+        {%- if m['role'] == 'user' -%}ユーザー: {{ m['content'].strip() }}\n\
+        {%- elif m['role'] == 'assistant' -%}システム: {{ m['content'] }}\n\
+        {%- else -%}{{ raise_exception('no role ' + m['role']) }}\n\
+        {%- endif -%}\n\
+        {%- if not loop.last or add_generation_prompt -%}<NL>{%- endif -%}\n\
+        {%- endfor -%}\n\
+        {%- if add_generation_prompt -%}{{ 'システム: ' }}{%- endif -%}";
+
+    fn message(role: &str, content: &str) -> Message {
+        Message {
+            role: role.into(),
+            content: content.into(),
+        }
+    }
+
+    #[test]
+    fn rinna_format() {
+        let template = ChatTemplate::new(RINNA).unwrap();
+        let mut messages = vec![message(
+            "user",
+            " 日本のおすすめの観光地を教えてください。 ",
+        )];
+        assert_eq!(
+            template.render(&messages, true).unwrap(),
+            "ユーザー: 日本のおすすめの観光地を教えてください。<NL>システム: "
+        );
+        messages.push(message("assistant", "どの地域ですか？"));
+        messages.push(message("user", "渋谷"));
+        assert_eq!(
+            template.render(&messages, true).unwrap(),
+            "ユーザー: 日本のおすすめの観光地を教えてください。<NL>システム: どの地域ですか？<NL>ユーザー: 渋谷<NL>システム: "
+        );
+        let without = template.render(&messages, false).unwrap();
+        assert!(without.ends_with("渋谷"), "{without}");
+    }
+
+    #[test]
+    fn a_template_may_refuse() {
+        let template = ChatTemplate::new(RINNA).unwrap();
+        let error = template.render(&[message("tool", "")], true).unwrap_err();
+        assert!(error.to_string().contains("no role tool"), "{error}");
+    }
+
+    #[test]
+    fn functions_and_variables_of_published_templates() {
+        let source = "{{ bos_token }}{% set ns = namespace(n=0) %}{% for m in messages %}\
+            {% set ns.n = ns.n + 1 %}{{ m.role.upper() }} {{ m['content'] | trim | tojson }}\n{% endfor %}{{ ns.n }}\
+            {{ messages[-1]['content'].startswith('<') }}";
+        let template = ChatTemplate::new(source).unwrap().with("bos_token", "<s>");
+        let text = template.render(&[message("user", " <a>\"猫\" ")], false);
+        assert_eq!(text.unwrap(), "<s>USER \"<a>\\\"猫\\\"\"\n1False");
+    }
+
+    #[test]
+    fn endless_and_greedy_templates_end() {
+        for source in [
+            "{% for i in range(100000) %}{% for j in range(100000) %}{% endfor %}{% endfor %}",
+            "{% for i in range(100000) %}{{ messages[0].content * 1000 }}{% endfor %}",
+            "{{ 'x' * 1000000000 }}",
+            "{% macro f() %}{{ f() }}{% endmacro %}{{ f() }}",
+        ] {
+            let template = ChatTemplate::new(source).unwrap();
+            let error = template.render(&[message("user", "長い文字列")], true);
+            assert!(error.is_err(), "{source}");
+        }
+        assert!(ChatTemplate::new("{% for %}").is_err());
+        assert!(ChatTemplate::new(&"x".repeat(MAX_SOURCE + 1)).is_err());
+    }
+}

@@ -20,11 +20,12 @@ pub(super) struct Trie {
 }
 
 impl Trie {
-    /// Of strings that stand twice the last one counts. Empty strings are left out.
+    /// Of strings that stand twice the one with the largest value counts. Empty strings are left
+    /// out.
     pub fn new<'a>(entries: impl IntoIterator<Item = (&'a [u8], u32)>) -> Trie {
         let mut entries: Vec<(&[u8], u32)> =
             entries.into_iter().filter(|(k, _)| !k.is_empty()).collect();
-        entries.sort_by_key(|&(key, _)| key);
+        entries.sort_unstable();
 
         let root = Node {
             first_child: 0,
@@ -99,6 +100,12 @@ impl Trie {
         self.prefixes(text).last()
     }
 
+    /// The value of exactly this string.
+    pub fn get(&self, name: &str) -> Option<u32> {
+        let (length, value) = self.prefixes(name.as_bytes()).last()?;
+        (length == name.len()).then_some(value)
+    }
+
     fn child(&self, node: u32, byte: u8) -> u32 {
         let node = self.nodes[node as usize];
         let first = node.first_child as usize;
@@ -127,8 +134,8 @@ mod tests {
     }
 
     #[test]
-    fn last_of_equal_strings_counts() {
-        let trie = Trie::new([(b"a".as_slice(), 1), (b"a".as_slice(), 2)]);
+    fn of_equal_strings_the_largest_value_counts() {
+        let trie = Trie::new([(b"a".as_slice(), 2), (b"a".as_slice(), 1)]);
         assert_eq!(trie.longest(b"a"), Some((1, 2)));
     }
 }

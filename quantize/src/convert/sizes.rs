@@ -7,7 +7,11 @@ use super::{Builder, Config, Layout, Model};
 use crate::Error;
 
 const N_HEAD: [&str; 2] = ["n_head", "num_attention_heads"];
+const N_LAYER: [&str; 2] = ["n_layer", "num_hidden_layers"];
 const EPSILON: [&str; 2] = ["layer_norm_epsilon", "layer_norm_eps"];
+
+/// Deepest that a configuration may claim; published models have less than a hundred layers.
+const MAX_LAYERS: usize = 4096;
 
 /// Widths and counts of a model.
 pub struct Sizes {
@@ -64,12 +68,16 @@ impl Sizes {
                 &format!("a divisor of the hidden state's width, {n_embd}"),
             ));
         }
+        let n_layer = config.size(&N_LAYER)?;
+        if n_layer > MAX_LAYERS {
+            return Err(config.wrong(&N_LAYER, n_layer, &format!("at most {MAX_LAYERS}")));
+        }
         Ok(Sizes {
             n_vocab: config.size(&["vocab_size"])?,
             n_ctx: config.size(&["n_positions", "max_position_embeddings", "n_ctx"])?,
             n_embd,
             n_ff: n_ff(n_embd)?,
-            n_layer: config.size(&["n_layer", "num_hidden_layers"])?,
+            n_layer,
             n_head,
         })
     }

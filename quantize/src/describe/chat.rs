@@ -30,7 +30,7 @@ const RINNA: &str = "\
 /// Where a file that is asked for cannot be read, or the checkpoint's is damaged.
 pub fn template(
     asked: Option<&str>,
-    dirs: &[Option<&Path>],
+    dirs: &[&Path],
     known: Option<&Known>,
 ) -> Result<Option<String>, Error> {
     match asked {
@@ -49,7 +49,7 @@ pub fn template(
         }
         None => {}
     }
-    for dir in dirs.iter().flatten() {
+    for dir in dirs {
         if let Some(template) = own(dir)? {
             return Ok(Some(template));
         }

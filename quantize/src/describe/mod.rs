@@ -72,8 +72,9 @@ pub fn describe(
             metadata.set(key, false);
         }
     }
-    let template_dirs = [request.tokenizer, Some(dir)];
-    if let Some(template) = chat::template(request.chat_template, &template_dirs, known)? {
+    let subfolder = dir.join(tokenizer::SUBFOLDER);
+    let dirs = [request.tokenizer.unwrap_or(dir), dir, &subfolder];
+    if let Some(template) = chat::template(request.chat_template, &dirs, known)? {
         metadata.set(keys::tokenizer::CHAT_TEMPLATE, template);
     }
     let unknown_id = metadata

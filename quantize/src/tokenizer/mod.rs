@@ -21,7 +21,7 @@ use crate::Error;
 use roles::Roles;
 
 /// The subfolder of a checkpoint that may hold the tokenizer.
-const SUBFOLDER: &str = "tokenizer";
+pub(crate) const SUBFOLDER: &str = "tokenizer";
 /// The most bytes a tokenizer's file may have.
 const MAX_FILE: u64 = 256 << 20;
 
