@@ -184,6 +184,8 @@ fn wrong_command_lines_exit_with_2() {
         ],
         &["run", f, "x", "--echo", "--chat"],
         &["run", f, "x", "--keep", "5"],
+        &["run", f, "昔々、あるところに", "--ctx", "3"],
+        &["run", f, "昔々、あるところに", "--max-length", "3"],
         &["tokenize", f],
         &["tokenize", f, "--decode"],
         &["tokenize", f, "--decode", "--ids", "1,x"],
@@ -542,6 +544,10 @@ fn a_text_goes_on_beyond_the_context_where_it_may_shift() {
     ];
     let full = json(&args);
     assert_eq!(full["finish"], "context");
+    assert_eq!(
+        full["prompt_tokens"].as_u64().unwrap() + full["generated_tokens"].as_u64().unwrap(),
+        25
+    );
     let shifted = json(&[&args[..], &["--shift", "--keep", "4"]].concat());
     assert_eq!(shifted["finish"], "length");
     assert_eq!(shifted["generated_tokens"], 60);
@@ -584,6 +590,28 @@ fn a_conversation_goes_on_line_by_line() {
 }
 
 #[test]
+fn a_conversation_longer_than_the_context_loses_its_beginning() {
+    let file = demo_chat();
+    let args = [
+        "run",
+        &file,
+        "--chat",
+        "-n",
+        "20",
+        "--ctx",
+        "64",
+        "--ignore-eos",
+    ];
+    let output = with_stdin(&args, "こんにちは\n".repeat(4).as_bytes());
+    assert!(output.status.success(), "{}", stderr_of(&output));
+    assert!(
+        stderr_of(&output).contains("left out"),
+        "{}",
+        stderr_of(&output)
+    );
+}
+
+#[test]
 fn a_model_without_a_template_does_not_converse() {
     let output = run(&["run", &demo_f32(), "x", "--chat"]);
     assert_fails(&output, 1, &["tokenizer.chat_template", "--chat-template"]);
@@ -596,6 +624,7 @@ fn inspect_shows_what_the_file_holds() {
         "inspect", &file, "--json", "--ctx", "100", "--kv", "q8_0,f16",
     ]);
     assert_eq!(found["metadata"]["general.architecture"], "gptneox");
+    assert_eq!(found["metadata"]["general.sampling.temp"], 0.8);
     assert_eq!(
         found["bytes"].as_u64().unwrap(),
         fs::metadata(&file).unwrap().len()

@@ -108,6 +108,11 @@ fn by_format(gguf: &Gguf) -> Vec<(&'static str, usize, u64, u64)> {
     formats
 }
 
+/// The shortest number that an f32 is the nearest to: 0.8, not 0.800000011920929.
+fn shortest(value: f32) -> f64 {
+    value.to_string().parse().unwrap_or(f64::from(value))
+}
+
 /// How much of long values is shown.
 struct Shown {
     full: bool,
@@ -162,7 +167,7 @@ impl Shown {
             Value::I32(v) => json!(v),
             Value::U64(v) => json!(v),
             Value::I64(v) => json!(v),
-            Value::F32(v) => json!(v),
+            Value::F32(v) => json!(shortest(*v)),
             Value::F64(v) => json!(v),
             Value::Bool(v) => json!(v),
             Value::String(v) => json!(v),
@@ -180,7 +185,7 @@ impl Shown {
             Array::I32(v) => self.elements(v, |v| json!(v)),
             Array::U64(v) => self.elements(v, |v| json!(v)),
             Array::I64(v) => self.elements(v, |v| json!(v)),
-            Array::F32(v) => self.elements(v, |v| json!(v)),
+            Array::F32(v) => self.elements(v, |v| json!(shortest(*v))),
             Array::F64(v) => self.elements(v, |v| json!(v)),
             Array::Bool(v) => self.elements(v, |v| json!(v)),
             Array::String(v) => self.elements(v, |v| json!(v)),

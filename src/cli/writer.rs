@@ -95,7 +95,13 @@ pub fn write(
 
 /// An error where the prompt leaves no token to write, a warning where it leaves fewer than asked.
 fn check_room(model: &Model, prompt_len: usize, settings: &Settings) -> Result<(), Failure> {
-    let limits = &settings.limits;
+    let (limits, n_ctx) = (&settings.limits, model.engine.n_ctx());
+    if prompt_len > n_ctx {
+        return Err(Failure::usage(format_args!(
+            "the prompt has {prompt_len} tokens, and the context {n_ctx}; \
+             give a shorter prompt, or a longer --ctx"
+        )));
+    }
     if let Some(max) = limits.max_length.filter(|&max| max <= prompt_len) {
         return Err(Failure::usage(format_args!(
             "the prompt has {prompt_len} tokens, and --max-length (or the file's card) allows \
@@ -104,12 +110,12 @@ fn check_room(model: &Model, prompt_len: usize, settings: &Settings) -> Result<(
     }
     let by_length = limits.max_length.map(|max| max - prompt_len);
     let wanted = limits.max_new.into_iter().chain(by_length).min();
-    let room = model.engine.n_ctx().saturating_sub(prompt_len);
+    // The last token is written without being read.
+    let room = n_ctx + 1 - prompt_len;
     if settings.when_full == WhenContextIsFull::Stop && wanted.is_some_and(|n| n > room) {
         note(format_args!(
-            "warning: after the prompt the context of {} tokens has room for {room} more; \
-             the text stops there (see --ctx and --shift)",
-            model.engine.n_ctx()
+            "warning: after the prompt the context of {n_ctx} tokens has room for {room} more; \
+             the text stops there (see --ctx and --shift)"
         ));
     }
     Ok(())
