@@ -2,6 +2,8 @@
 mod arrows;
 mod cli;
 mod kv;
+#[cfg(feature = "ggml")]
+mod llama;
 mod models;
 mod quantize;
 mod sampler;

@@ -6,7 +6,7 @@ use katari_gguf::{Array, Metadata, Value};
 use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
 
-use super::{metadata, repository};
+use super::{metadata, root};
 
 const KINDS: [(&str, usize); 5] = [
     ("demo", 6_000),
@@ -18,7 +18,7 @@ const KINDS: [(&str, usize); 5] = [
 
 fn of(kind: usize) -> Metadata {
     let (name, rows) = KINDS[kind];
-    metadata(&repository(name), rows, &serde_json::Value::Null)
+    metadata(&root().join(name), rows, &serde_json::Value::Null)
 }
 
 fn without(metadata: &Metadata, key: &str) -> Metadata {
