@@ -4,6 +4,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use katari::text::{ChatTemplate, Message};
 use katari_gguf::{Format, Gguf};
 use katari_quantize::checkpoint::{Checkpoint, Dtype};
 use katari_quantize::progress::{Progress, Silent};
@@ -12,10 +13,11 @@ use katari_quantize::{Error, FileType, Options, quantize};
 use crate::support::{Random, data, golden, repository};
 
 /// Golden checkpoints whose tokenizers are in the repository.
-const GOLDEN: [&str; 5] = [
+const GOLDEN: [&str; 6] = [
     "gpt2-plain",
     "gpt2-rinna",
     "gptj-genji",
+    "neox-japanese-small",
     "neox-pythia",
     "neox-rinna",
 ];
@@ -269,20 +271,49 @@ fn metadata_tells_what_other_programs_ask_for() {
     assert_eq!(temperature, 0.8);
 }
 
+/// A golden checkpoint under a published model's name.
+fn quantized_as(published: &str, name: &str) -> Gguf {
+    let parent = tempfile::tempdir().unwrap();
+    let dir = parent.path().join(published);
+    fs::create_dir(&dir).unwrap();
+    copy_all(&golden(name), &dir);
+    quantized(&dir, FileType::F16).1
+}
+
 #[test]
 fn known_cards_bring_their_sampling_and_chat_format() {
-    let parent = tempfile::tempdir().unwrap();
-    let dir = parent.path().join("japanese-gpt-neox-3.6b-instruction-ppo");
-    fs::create_dir(&dir).unwrap();
-    copy_all(&golden("neox-rinna"), &dir);
-    let (_, gguf) = quantized(&dir, FileType::F16);
-    let template = gguf.metadata.need::<&str>("tokenizer.chat_template");
-    assert!(template.unwrap().contains("ユーザー: "));
+    let gguf = quantized_as("japanese-gpt-neox-3.6b-instruction-ppo", "neox-rinna");
     let penalty: f32 = gguf
         .metadata
         .need("general.sampling.penalty_repeat")
         .unwrap();
     assert_eq!(penalty, 1.1);
+    let template = gguf.metadata.need("tokenizer.chat_template").unwrap();
+    let said = |role: &str, content: &str| Message {
+        role: role.into(),
+        content: content.into(),
+    };
+    let turns = [
+        said("user", "一\n二"),
+        said("assistant", "三"),
+        said("user", "四"),
+    ];
+    let text = ChatTemplate::new(template)
+        .unwrap()
+        .render(&turns, true)
+        .unwrap();
+    let expected = "ユーザー: 一<NL>二<NL>システム: 三<NL>ユーザー: 四<NL>システム: ";
+    assert_eq!(text, expected);
+
+    let gguf = quantized_as("japanese-gpt-1b", "gpt2-rinna");
+    let unknown: u32 = gguf
+        .metadata
+        .need("tokenizer.ggml.unknown_token_id")
+        .unwrap();
+    let banned: &[String] = gguf.metadata.need("katari.sampling.banned_ids").unwrap();
+    assert_eq!(banned, [unknown.to_string()]);
+    let top_k: i32 = gguf.metadata.need("general.sampling.top_k").unwrap();
+    assert_eq!(top_k, 500);
 
     let plain = quantized(&golden("neox-rinna"), FileType::F16).1;
     assert!(plain.metadata.get("tokenizer.chat_template").is_none());

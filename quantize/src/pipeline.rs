@@ -315,10 +315,10 @@ fn convert(job: &Job<'_>, slab: &Slab, bytes: &mut Vec<u8>) -> Result<(), Error>
     let n_cols = piece.n_cols;
     let format = planned.to;
     let row_bytes = format.bytes(n_cols as u64).unwrap_or(0) as usize;
-    bytes.clear();
     bytes.resize(slab.rows.len() * row_bytes, 0);
     let Some((stored, layout)) = piece.stored else {
-        return Ok(()); // zeros, in f32
+        bytes.fill(0); // zeros, in f32
+        return Ok(());
     };
     let source = Raw {
         bytes: &slab.raw,

@@ -9,7 +9,7 @@ pub mod pickle;
 pub mod safetensors;
 mod torch;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 
@@ -255,7 +255,7 @@ impl Checkpoint {
                     ),
                 ));
             }
-            let found = self.add_file(&path)?;
+            let found: HashSet<String> = self.add_file(&path)?.into_iter().collect();
             for name in expected {
                 if !found.contains(name) {
                     return Err(Error::tensor(

@@ -21,6 +21,9 @@ const BUFFERS: [&str; 7] = [
     "rotary_emb.inv_freq",
 ];
 
+/// Modules beside the model, which its prefix does not cover.
+const HEADS: [&str; 2] = ["lm_head.", "embed_out."];
+
 /// Collects outputs and the names of the stored tensors behind them.
 pub struct Builder<'a> {
     checkpoint: &'a Checkpoint,
@@ -61,7 +64,9 @@ impl<'a> Builder<'a> {
         layout: Layout,
     ) -> Result<(), Error> {
         let Some((tensor, stored)) = self.find(from) else {
-            self.missing.push(format!("{}{from}", self.prefix));
+            let is_head = HEADS.iter().any(|head| from.starts_with(head));
+            let prefix = if is_head { "" } else { self.prefix };
+            self.missing.push(format!("{prefix}{from}"));
             return Ok(());
         };
         let path = self.checkpoint.path_of(stored);

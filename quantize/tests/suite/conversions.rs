@@ -345,6 +345,14 @@ fn head_has_either_of_its_two_names() {
     let dir = folder(TINY_NEOX, &[("model.safetensors", safetensors(&tensors))]);
     let written = Written::new(dir.path(), FileType::F32);
     assert_eq!(written.values("output.weight"), floats(&tensors[15]));
+    tensors.pop();
+    let dir = folder(TINY_NEOX, &[("model.safetensors", safetensors(&tensors))]);
+    let error = convert(&Checkpoint::open(dir.path()).expect("a folder")).expect_err("no head");
+    let message = error.to_string();
+    assert!(
+        message.ends_with("calls for: embed_out.weight"),
+        "{message}"
+    );
 }
 
 #[test]
