@@ -39,9 +39,8 @@ fn word_length(text: &str) -> usize {
         }
     }
     let body = text.strip_prefix(' ').unwrap_or(text);
-    if let Some(first) = body.chars().next().map(kind)
-        && first != Kind::Space
-    {
+    let first = body.chars().next().map_or(Kind::Space, kind);
+    if first != Kind::Space {
         let after = body.find(|c| kind(c) != first).unwrap_or(body.len());
         return text.len() - body.len() + after;
     }

@@ -202,11 +202,10 @@ impl Normalizer {
         if rest.is_empty() {
             return None;
         }
-        if let Some((length, _)) = self.symbols.longest(rest)
-            && let Some(symbol) = rest.get(..length)
-            && let Ok(symbol) = std::str::from_utf8(symbol)
-        {
-            return Some((symbol, length));
+        if let Some((length, _)) = self.symbols.longest(rest) {
+            let symbol = rest.get(..length).unwrap_or_default();
+            // It is UTF-8: it is the name of a token.
+            return Some((std::str::from_utf8(symbol).unwrap_or_default(), length));
         }
         if let Some((length, replacement)) = self.charsmap.as_ref().and_then(|m| m.longest(rest)) {
             return Some((replacement, length));

@@ -7,7 +7,7 @@ use std::path::Path;
 use katari_gguf::keys::tokenizer as keys;
 use serde_json::{Value, json};
 
-use super::{metadata, root};
+use super::{metadata, repository};
 
 /// The error of reading `dir`.
 fn error(dir: &Path, rows: usize) -> String {
@@ -26,7 +26,7 @@ fn folder(files: &[(&str, &[u8])]) -> tempfile::TempDir {
 }
 
 fn bytes(path: &str) -> Vec<u8> {
-    fs::read(root().join(path)).unwrap()
+    fs::read(repository(path)).unwrap()
 }
 
 #[test]
@@ -46,7 +46,7 @@ fn more_tokens_than_rows() {
         "tests/golden/gpt2-plain",
         "tests/golden/neox-pythia",
     ] {
-        let error = error(&root().join(name), 1_000);
+        let error = error(&repository(name), 1_000);
         assert!(
             error.contains("1000 rows") && error.contains("--tokenizer"),
             "{error}"
@@ -136,7 +136,7 @@ fn damaged_vocabularies() {
 /// The keys that llama.cpp looks for when it loads a file of each kind.
 #[test]
 fn keys_other_programs_need() {
-    let of = |name: &str, rows| metadata(&root().join(name), rows, &json!({"eos_token_id": 3}));
+    let of = |name: &str, rows| metadata(&repository(name), rows, &json!({"eos_token_id": 3}));
     let demo = of("demo", 6_000);
     assert_eq!(demo.need::<&str>(keys::MODEL).unwrap(), "t5");
     let types: &[i32] = demo.need(keys::TOKEN_TYPE).unwrap();

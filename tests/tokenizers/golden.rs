@@ -6,7 +6,7 @@ use std::path::Path;
 use katari::text::{SpecialTokens, Tokenizer};
 use serde_json::Value;
 
-use super::{data, json, root, sentencepiece, tokenizer};
+use super::{data, json, repository, sentencepiece, tokenizer};
 
 /// One line: a text, its ids and what the reference decodes them to.
 struct Line {
@@ -176,7 +176,7 @@ fn golden_checkpoints() {
         "neox-pythia",
         "neox-rinna",
     ] {
-        model(&root().join("tests/golden").join(name), Decoded::Exactly);
+        model(&repository("tests/golden").join(name), Decoded::Exactly);
     }
 }
 

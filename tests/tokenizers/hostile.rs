@@ -6,7 +6,7 @@ use katari_gguf::{Array, Metadata, Value};
 use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
 
-use super::{metadata, root};
+use super::{metadata, repository};
 
 const KINDS: [(&str, usize); 5] = [
     ("demo", 6_000),
@@ -18,7 +18,7 @@ const KINDS: [(&str, usize); 5] = [
 
 fn of(kind: usize) -> Metadata {
     let (name, rows) = KINDS[kind];
-    metadata(&root().join(name), rows, &serde_json::Value::Null)
+    metadata(&repository(name), rows, &serde_json::Value::Null)
 }
 
 fn without(metadata: &Metadata, key: &str) -> Metadata {

@@ -19,24 +19,12 @@ use katari::text::Tokenizer;
 use katari_gguf::{Gguf, Metadata, Writer};
 use serde_json::Value;
 
-/// The repository's root.
-pub fn root() -> &'static Path {
-    Path::new(env!("CARGO_MANIFEST_DIR"))
-}
+use crate::support;
+pub use crate::support::{json, repository};
 
-/// A file or folder of the data folder (`KATARI_DATA`, else `../shared/data`); `None`, and a line
-/// that says so, where it is absent.
+/// A file or folder of the data folder; `None`, and a line that says so, where it is absent.
 pub fn data(path: &str) -> Option<PathBuf> {
-    let folder = match std::env::var_os("KATARI_DATA") {
-        Some(folder) => PathBuf::from(folder),
-        None => root().join("../shared/data"),
-    };
-    let found = folder.join(path);
-    if found.exists() {
-        return Some(found);
-    }
-    println!("skipped: {} is absent", found.display());
-    None
+    support::data(path, "a tokenizer test")
 }
 
 /// The metadata of the tokenizer in `dir`, through a GGUF's bytes.
@@ -64,9 +52,4 @@ pub fn sentencepiece(model: &Path, rows: usize) -> Tokenizer {
     let dir = tempfile::tempdir().unwrap();
     fs::copy(model, dir.path().join("spiece.model")).unwrap();
     tokenizer(dir.path(), rows, &Value::Null)
-}
-
-/// A JSON file.
-pub fn json(path: &Path) -> Value {
-    serde_json::from_slice(&fs::read(path).unwrap()).unwrap()
 }

@@ -12,7 +12,7 @@ use tokenizers::AddedToken;
 use tokenizers::models::bpe::BPE;
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 
-use super::{data, metadata, root, strings, tokenizer};
+use super::{data, metadata, repository, strings, tokenizer};
 
 /// Texts compared for each tokenizer.
 const TEXTS: usize = 4_000;
@@ -49,7 +49,7 @@ fn byte_bpe(dir: &Path) -> tokenizers::Tokenizer {
 #[test]
 fn vocab_and_merges() {
     for name in ["gpt2-plain", "gptj-genji/tokenizer"] {
-        let dir = root().join("tests/golden").join(name);
+        let dir = repository("tests/golden").join(name);
         let ours = tokenizer(&dir, 2_703, &Value::Null);
         compare(name, &ours, &byte_bpe(&dir));
     }
@@ -61,7 +61,7 @@ fn vocab_and_merges() {
 
 #[test]
 fn tokenizer_json_of_neox() {
-    let pythia = root().join("tests/golden/neox-pythia");
+    let pythia = repository("tests/golden/neox-pythia");
     for (dir, rows) in [(Some(pythia), 2_648), (data("tokenizers/neox20b"), 50_432)] {
         let Some(dir) = dir else { continue };
         let ours = tokenizer(&dir, rows, &Value::Null);
@@ -112,7 +112,7 @@ fn both(file: &Value) -> (Tokenizer, tokenizers::Tokenizer) {
 /// published Japanese tokenizers have.
 #[test]
 fn unigram_tokenizer_json() {
-    let demo = metadata(&root().join("demo"), 6_000, &Value::Null);
+    let demo = metadata(&repository("demo"), 6_000, &Value::Null);
     let tokens: &[String] = demo.need(keys::TOKENS).unwrap();
     let scores: &[f32] = demo.need(keys::SCORES).unwrap();
     let replace = |pattern: Value, content: &str| json!({"type": "Replace", "pattern": pattern, "content": content});

@@ -7,7 +7,7 @@ use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use sentencepiece::SentencePieceProcessor;
 
-use super::{data, root, sentencepiece, strings};
+use super::{data, repository, sentencepiece, strings};
 
 /// Texts compared for each model.
 const TEXTS: usize = 100_000;
@@ -24,7 +24,7 @@ fn models() -> Vec<PathBuf> {
         "tokenizers/made/rinna36b-like.model",
         "tokenizers/rinna/google_sp.model",
     ];
-    let here = here.iter().map(|path| root().join(path));
+    let here = here.iter().map(|path| repository(path));
     here.chain(there.iter().filter_map(|path| data(path)))
         .collect()
 }

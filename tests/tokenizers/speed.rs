@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use katari::text::{SpecialTokens, Tokenizer};
 use serde_json::Value;
 
-use super::{data, metadata, root, sentencepiece, tokenizer};
+use super::{data, metadata, repository, sentencepiece, tokenizer};
 
 /// The line's length in bytes, about.
 const BYTES: usize = 100_000;
@@ -50,7 +50,7 @@ fn long_lines_take_linear_time() {
         ("tests/golden/neox-pythia", 2_648),
         ("tests/golden/tokenizers/swe-small", 304),
     ] {
-        check(name, &tokenizer(&root().join(name), rows, &Value::Null));
+        check(name, &tokenizer(&repository(name), rows, &Value::Null));
     }
     if let Some(model) = data("tokenizers/made/bpe8k-nobyte.model") {
         check("bpe8k", &sentencepiece(&model, 8_000));

@@ -5,11 +5,11 @@ use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
 use serde_json::Value;
 
-use super::{metadata, root, strings, tokenizer};
+use super::{metadata, repository, strings, tokenizer};
 
 /// The tokenizers of the repository, one of each kind.
 fn every_kind() -> Vec<(&'static str, Tokenizer)> {
-    let load = |name: &'static str, rows| (name, tokenizer(&root().join(name), rows, &Value::Null));
+    let load = |name: &'static str, rows| (name, tokenizer(&repository(name), rows, &Value::Null));
     vec![
         load("demo", 6_000),
         load("tests/golden/gpt2-rinna", 2_610),
@@ -79,7 +79,7 @@ fn nothing_but_whole_characters() {
 
 #[test]
 fn a_character_waits_for_its_last_byte() {
-    let tokenizer = tokenizer(&root().join("demo"), 6_000, &Value::Null);
+    let tokenizer = tokenizer(&repository("demo"), 6_000, &Value::Null);
     let ids = tokenizer.encode("გ", SpecialTokens::Reference);
     assert_eq!(streamed(&tokenizer, &ids), ["", "", "გ", ""]);
     // Cut short, it leaves nothing; what follows shows.
@@ -90,7 +90,7 @@ fn a_character_waits_for_its_last_byte() {
 
 #[test]
 fn line_breaks_travel_as_nl() {
-    let tokenizer = tokenizer(&root().join("demo"), 6_000, &Value::Null);
+    let tokenizer = tokenizer(&repository("demo"), 6_000, &Value::Null);
     let newline = tokenizer.newline().unwrap();
     let ids = tokenizer.prompt_ids("一\n二\r\n三");
     assert_eq!(ids.iter().filter(|&&id| id == newline).count(), 2);
@@ -102,7 +102,7 @@ fn line_breaks_travel_as_nl() {
 
 #[test]
 fn a_text_that_goes_on_keeps_its_space() {
-    let tokenizer = tokenizer(&root().join("tests/golden/gpt2-rinna"), 2_610, &Value::Null);
+    let tokenizer = tokenizer(&repository("tests/golden/gpt2-rinna"), 2_610, &Value::Null);
     let prompt = tokenizer.encode("猫", SpecialTokens::Reference);
     let word = tokenizer.id("▁").unwrap();
     assert_eq!(tokenizer.stream().push(word), "");
@@ -112,7 +112,7 @@ fn a_text_that_goes_on_keeps_its_space() {
 
 #[test]
 fn special_tokens_by_choice() {
-    let demo = tokenizer(&root().join("demo"), 6_000, &Value::Null);
+    let demo = tokenizer(&repository("demo"), 6_000, &Value::Null);
     let end = demo.eos().unwrap();
     assert_eq!(demo.encode("</s>", SpecialTokens::Parse), [end]);
     assert!(!demo.encode("</s>", SpecialTokens::AsText).contains(&end));
@@ -120,7 +120,7 @@ fn special_tokens_by_choice() {
         demo.encode("</s>", SpecialTokens::Reference),
         demo.encode("</s>", SpecialTokens::AsText)
     );
-    let gpt2 = tokenizer(&root().join("tests/golden/gpt2-plain"), 2_560, &Value::Null);
+    let gpt2 = tokenizer(&repository("tests/golden/gpt2-plain"), 2_560, &Value::Null);
     let end = gpt2.eos().unwrap();
     assert_eq!(
         gpt2.encode("<|endoftext|>", SpecialTokens::Reference),
@@ -136,7 +136,7 @@ fn special_tokens_by_choice() {
 /// Rows beyond the vocabulary, and tokens that only the configuration adds, are never drawn.
 #[test]
 fn surplus_rows_are_not_drawable() {
-    let dir = root().join("tests/golden/gpt2-rinna");
+    let dir = repository("tests/golden/gpt2-rinna");
     let tokenizer = tokenizer(&dir, 2_610, &Value::Null);
     assert_eq!(tokenizer.len(), 2_610);
     assert_eq!(tokenizer.n_tokens(), 2_560);

@@ -5,7 +5,7 @@ use std::fs;
 use rand::prelude::*;
 use rand_chacha::ChaCha8Rng;
 
-use super::{data, json, root};
+use super::{data, json, repository};
 
 /// Ranges of characters that random texts draw from.
 const RANGES: [(u32, u32); 24] = [
@@ -87,7 +87,7 @@ pub fn real() -> Vec<String> {
         lines.extend(text.lines().map(String::from));
     }
     for name in ["neox-rinna", "gpt2-plain"] {
-        let golden = json(&root().join("tests/golden").join(name).join("golden.json"));
+        let golden = json(&repository("tests/golden").join(name).join("golden.json"));
         let texts = golden.as_array().unwrap().iter();
         lines.extend(texts.map(|line| line["text"].as_str().unwrap().to_string()));
     }

@@ -7,13 +7,13 @@ use std::path::PathBuf;
 use katari::text::{SpecialTokens, Tokenizer};
 use serde_json::Value;
 
-use super::{data, root, tokenizer};
+use super::{data, repository, tokenizer};
 
 /// Where the byte tokens begin in the small vocabulary.
 const BYTE: u32 = 41;
 
 fn folder() -> PathBuf {
-    root().join("tests/golden/tokenizers/swe-small")
+    repository("tests/golden/tokenizers/swe-small")
 }
 
 fn small() -> Tokenizer {

@@ -71,10 +71,8 @@ impl Files {
         let file = |name: &str| Some(dir.join(name)).filter(|path| path.is_file());
         let pair = |a: &str, b: &str| Some((file(a)?, file(b)?));
         let json = file("tokenizer.json");
-        if let Some(path) = &json
-            && roles::is_fast(dir)?
-        {
-            return Ok(Some(Files::Json(path.clone())));
+        if json.is_some() && roles::is_fast(dir)? {
+            return Ok(json.map(Files::Json));
         }
         let model = file("spiece.model").or_else(|| file("tokenizer.model"));
         if let Some(path) = model.or_else(|| only_model(dir)) {
