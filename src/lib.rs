@@ -3,12 +3,15 @@
 //! The rooms, and which may use which:
 //!
 //! - [`schedule`] forms batches: uses `engine`, `sampler`, `text`
-//! - [`engine`] opens a file and owns a session: uses `models`, `cpu`, `kv` and the gguf crate
+//! - [`engine`] opens a file and owns a session: uses `models`, `cpu`, `ops`, `kv` and the gguf
+//!   crate
 //! - [`models`] one file an architecture: uses `ops` and the gguf crate
-//! - [`cpu`] the CPU backend: uses `ops` and the gguf crate
-//! - [`ops`] what a device can do: uses the slot types of `kv`
+//! - [`cpu`] the CPU backend: uses `ops`, the types of `kv` and the gguf crate
+//! - [`ops`] what a device can do: uses the slot types of `kv` and the gguf crate's formats
 //! - [`text`] tokenizers: uses the gguf crate
 //! - [`kv`], [`sampler`]: use nothing of ours
+//!
+//! The integration test `arrows` holds this.
 #![deny(unsafe_code)]
 
 pub mod cpu;

@@ -3,7 +3,7 @@
 
 use katari_gguf::keys::tensor;
 
-use super::{Hyper, LoadError, Loader, Part};
+use super::{Architecture, Hyper, HyperReader, LoadError, Loader, Part};
 use crate::ops::{Device, Heads, Linear, Norm, Ops};
 
 /// How hidden states come into a part.
@@ -154,6 +154,46 @@ impl Biases {
     };
 }
 
+/// An architecture whose layers are [`Block`]s: what makes it itself.
+pub trait OfBlocks {
+    /// How the output linear is stored.
+    const OUTPUT: Output;
+
+    /// Reads and validates what the metadata says of the model.
+    fn hyper(reader: &HyperReader<'_>) -> Result<Hyper, LoadError>;
+
+    /// Which linears of layer `i` have a bias.
+    fn biases(hyper: &Hyper, i: usize) -> Biases;
+}
+
+impl<T, A: OfBlocks> Architecture<T> for A {
+    type Layer = Block<T>;
+
+    const OUTPUT: Output = A::OUTPUT;
+
+    fn hyper(reader: &HyperReader<'_>) -> Result<Hyper, LoadError> {
+        A::hyper(reader)
+    }
+
+    fn load_layer<D: Device<Tensor = T>>(
+        loader: &mut Loader<'_, '_, D>,
+        hyper: &Hyper,
+        i: usize,
+    ) -> Result<Block<T>, LoadError> {
+        Block::load(loader, hyper, i, A::biases(hyper, i))
+    }
+
+    fn layer<O: Ops<Tensor = T>>(
+        ops: &O,
+        layer: &Block<T>,
+        hyper: &Hyper,
+        i: usize,
+        x: O::Value,
+    ) -> O::Value {
+        layer.forward(ops, hyper, i, x)
+    }
+}
+
 /// A transformer block with two norms and fused queries, keys and values: GPT-2's and GPT-NeoX's.
 pub struct Block<T> {
     heads: Heads,
@@ -171,7 +211,7 @@ pub struct Block<T> {
 
 impl<T> Block<T> {
     /// Loads layer `i` of the model.
-    pub fn load<D: Device<Tensor = T>>(
+    fn load<D: Device<Tensor = T>>(
         loader: &mut Loader<'_, '_, D>,
         hyper: &Hyper,
         i: usize,
@@ -204,7 +244,7 @@ impl<T> Block<T> {
 
     /// `x + attention(norm(x))`, then `+ mlp(norm(..))` of that sum, or of `x` itself where the
     /// residual is parallel: `[n_tokens, n_embd]`.
-    pub fn forward<O: Ops<Tensor = T>>(
+    fn forward<O: Ops<Tensor = T>>(
         &self,
         ops: &O,
         hyper: &Hyper,

@@ -8,7 +8,7 @@ mod block;
 mod hyper;
 mod load;
 
-pub use block::{Block, Entry, Exit, Output};
+pub use block::{Entry, Exit, Output};
 pub use hyper::{Hyper, HyperReader};
 pub use load::{LoadError, Loader, Part, TensorFile};
 
