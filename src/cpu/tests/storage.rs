@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use katari_gguf::Format;
 
-use super::{HEADS, Random, cpu, shape};
+use super::{Random, cpu, shape};
 use crate::cpu::*;
 use crate::kv::{KvType, Ledger};
 use crate::ops::{Heads, Ops, RopePairs, Row};
