@@ -186,8 +186,6 @@ pub mod katari {
     keys! {
         /// String: the feed-forward activation: `gelu_erf`, `gelu_tanh`, `relu`, `silu`.
         ACTIVATION = "katari.activation";
-        /// Bool: GPT-2's `scale_attn_by_inverse_layer_idx`.
-        SCALE_ATTN_BY_INVERSE_LAYER = "katari.scale_attn_by_inverse_layer";
         /// String: the program and version that wrote the file.
         WRITER = "katari.writer";
         /// String: abeja's emoji.json, whole.

@@ -4,7 +4,7 @@
 use katari_gguf::keys::tensor;
 
 use super::{Architecture, Hyper, HyperReader, LoadError, Loader, Part};
-use crate::ops::{Device, Heads, Linear, Norm, Ops};
+use crate::ops::{Device, Linear, Norm, Ops};
 
 /// How hidden states come into a part.
 pub enum Entry<T> {
@@ -196,7 +196,6 @@ impl<T, A: OfBlocks> Architecture<T> for A {
 
 /// A transformer block with two norms and fused queries, keys and values: GPT-2's and GPT-NeoX's.
 pub struct Block<T> {
-    heads: Heads,
     attn_norm: Norm<T>,
     /// `[3 n_embd, n_embd]`: all rows of q, then k, then v.
     attn_qkv: Linear<T>,
@@ -222,7 +221,6 @@ impl<T> Block<T> {
         } = hyper;
         let name = |module| tensor::block(i, module);
         Ok(Block {
-            heads: hyper.heads_of(i),
             attn_norm: loader.norm(&name(tensor::ATTN_NORM), n_embd, eps)?,
             attn_qkv: loader.linear(
                 &name(tensor::ATTN_QKV),
@@ -270,7 +268,7 @@ impl<T> Block<T> {
         i: usize,
         x: &O::Value,
     ) -> O::Value {
-        let (heads, n) = (&self.heads, hyper.n_embd);
+        let (heads, n) = (&hyper.heads, hyper.n_embd);
         let x = ops.layer_norm(x, &self.attn_norm);
         let qkv = ops.linear(&x, &self.attn_qkv, None);
         let mut q = ops.columns(&qkv, 0..n);

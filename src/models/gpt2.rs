@@ -12,9 +12,7 @@ impl OfBlocks for Gpt2 {
     const OUTPUT: Output = Output::Tied;
 
     fn hyper(reader: &HyperReader<'_>) -> Result<Hyper, LoadError> {
-        let mut hyper = reader.common(Activation::GeluTanh)?;
-        hyper.scale_by_inverse_layer = reader.scale_by_inverse_layer()?;
-        Ok(hyper)
+        reader.common(Activation::GeluTanh)
     }
 
     fn biases(_: &Hyper, _: usize) -> Biases {

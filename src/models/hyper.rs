@@ -33,20 +33,9 @@ pub struct Hyper {
     pub activation: Activation,
     /// Whether attention and MLP read the same input (GPT-J; a choice in GPT-NeoX).
     pub parallel_residual: bool,
-    /// Whether layer `i`, from 0, divides its attention scores by `i + 1` (an option of GPT-2).
-    pub scale_by_inverse_layer: bool,
 }
 
 impl Hyper {
-    /// The attention's shape in layer `i` of the model.
-    pub fn heads_of(&self, i: usize) -> Heads {
-        let mut heads = self.heads;
-        if self.scale_by_inverse_layer {
-            heads.scale /= (i + 1) as f32;
-        }
-        heads
-    }
-
     /// Bytes of activations that a pass over `n_tokens` rows has alive at once at most, with
     /// `n_outputs` rows of logits: the residual, the norm, q, k and v, the attention's result,
     /// and the MLP. An estimate: a device may pad, and quantises inputs beside.
@@ -107,7 +96,6 @@ impl<'a> HyperReader<'a> {
             rope: None,
             activation: self.activation(activation)?,
             parallel_residual: false,
-            scale_by_inverse_layer: false,
         })
     }
 
@@ -133,12 +121,6 @@ impl<'a> HyperReader<'a> {
     pub fn parallel_residual(&self) -> Result<bool, LoadError> {
         // llama.cpp takes an absent key for true, as Hugging Face's configuration does.
         Ok(self.opt(keys::arch::use_parallel_residual)?.unwrap_or(true))
-    }
-
-    /// Whether layer `i` divides its scores by `i + 1`.
-    pub fn scale_by_inverse_layer(&self) -> Result<bool, LoadError> {
-        let key = keys::katari::SCALE_ATTN_BY_INVERSE_LAYER;
-        Ok(self.gguf.metadata.opt(key)?.unwrap_or(false))
     }
 
     /// `1 / factor` where linear scaling is on; other kinds are refused by name.
