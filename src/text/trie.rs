@@ -39,7 +39,9 @@ impl Trie {
         let mut next = 0;
         let mut depth = 0;
         while next < nodes.len() {
-            for node in next..nodes.len() {
+            let level = next..nodes.len();
+            next = level.end;
+            for node in level {
                 let (mut start, end) = ranges[node];
                 while start < end && entries[start].0.len() == depth {
                     nodes[node].value = entries[start].1;
@@ -54,7 +56,6 @@ impl Trie {
                     nodes[node].n_children += 1;
                     start += same;
                 }
-                next = node + 1;
             }
             depth += 1;
         }

@@ -145,16 +145,8 @@ fn surplus_rows_are_not_drawable() {
     let text = tokenizer.decode(&[2_559, 2_560, 2_561, 99_999]);
     assert_eq!(text, tokenizer.decode(&[2_559]));
     let metadata = metadata(&dir, 2_610, &Value::Null);
-    assert_eq!(
-        metadata
-            .need::<bool>("tokenizer.ggml.add_bos_token")
-            .unwrap(),
-        false
-    );
-    assert_eq!(
-        metadata
-            .need::<bool>("tokenizer.ggml.add_eos_token")
-            .unwrap(),
-        false
-    );
+    for key in ["add_bos_token", "add_eos_token"] {
+        let key = format!("tokenizer.ggml.{key}");
+        assert!(!metadata.need::<bool>(&key).unwrap(), "{key}");
+    }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 
 use katari_gguf::keys::{katari, tokenizer as keys};
 
-use super::list::TokenList;
+use super::list::{Kind, TokenList};
 use super::roles::Roles;
 use super::{Entries, json_file, text};
 use crate::Error;
@@ -126,7 +126,12 @@ impl ByteBpe {
             more.push((katari::TOKENIZER_NORMALIZER.into(), self.normalizer.into()));
         }
         let end = list.find(END);
-        list.finish(path, "gpt2", more, false, rows, roles, |role| {
+        let kind = Kind {
+            model: "gpt2",
+            more,
+            scored: false,
+        };
+        list.finish(kind, path, rows, roles, |role| {
             end.filter(|_| matches!(role, "bos_token" | "eos_token"))
         })
     }

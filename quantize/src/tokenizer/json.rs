@@ -8,7 +8,7 @@ use katari_gguf::keys::{katari, token_type, tokenizer as keys};
 use serde_json::Value;
 
 use super::byte_bpe::ByteBpe;
-use super::list::TokenList;
+use super::list::{Kind, TokenList};
 use super::roles::{Added, Roles, added_token};
 use super::{Entries, json_file};
 use crate::Error;
@@ -221,7 +221,12 @@ impl File<'_> {
             scores.resize(rows.max(scores.len()), 0.0);
             more.push((katari::TOKENIZER_SCORES.into(), scores.into()));
         }
-        list.finish(self.path, "t5", more, true, rows, roles, |role| {
+        let kind = Kind {
+            model: "t5",
+            more,
+            scored: true,
+        };
+        list.finish(kind, self.path, rows, roles, |role| {
             (role == "unk_token").then_some(unknown)
         })
     }

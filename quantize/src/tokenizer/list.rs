@@ -13,6 +13,16 @@ use crate::Error;
 /// How GPT-J's tokenizer names the rows that its vocabulary does not use.
 const EXTRA_TOKEN: &str = "<|extratoken_";
 
+/// What one kind of tokenizer has beside its tokens.
+pub(super) struct Kind {
+    /// The kind's name in GGUF.
+    pub model: &'static str,
+    /// Entries of its own, which come first.
+    pub more: Entries,
+    /// Whether its tokens have scores.
+    pub scored: bool,
+}
+
 /// The tokens of a vocabulary, one an embedding row.
 #[derive(Default)]
 pub(super) struct TokenList {
@@ -160,17 +170,15 @@ impl TokenList {
         self.push(name, token_type::UNUSED, 0.0);
     }
 
-    /// The metadata: `model` and `more` entries of its own first, then the list, padded to `rows`,
-    /// and the roles.
+    /// The metadata: the kind's entries first, then the list, padded to `rows`, and the roles: as
+    /// the files give them, else as `fallback` has them.
     ///
     /// # Errors
     /// There are more tokens than rows.
     pub fn finish(
         mut self,
+        kind: Kind,
         path: &Path,
-        model: &str,
-        more: Entries,
-        scored: bool,
         rows: usize,
         roles: &Roles,
         fallback: impl Fn(&str) -> Option<u32>,
@@ -188,10 +196,10 @@ impl TokenList {
         while self.len() < rows {
             self.pad();
         }
-        let mut entries = vec![(keys::MODEL.to_string(), Value::from(model))];
-        entries.extend(more);
+        let mut entries = vec![(keys::MODEL.to_string(), Value::from(kind.model))];
+        entries.extend(kind.more);
         entries.push((keys::TOKENS.to_string(), self.tokens.into()));
-        if scored {
+        if kind.scored {
             entries.push((keys::SCORES.to_string(), self.scores.into()));
         }
         entries.push((keys::TOKEN_TYPE.to_string(), self.types.into()));

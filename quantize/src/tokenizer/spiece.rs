@@ -9,7 +9,7 @@ use std::path::Path;
 use katari_gguf::keys::{katari, token_type, tokenizer as keys};
 
 use super::Entries;
-use super::list::TokenList;
+use super::list::{Kind, TokenList};
 use super::roles::Roles;
 use crate::Error;
 
@@ -113,7 +113,12 @@ pub(super) fn read(path: &Path, roles: &Roles, rows: usize) -> Result<Entries, E
         };
         at.map(|id| id as u32)
     };
-    list.finish(path, kind, more, true, rows, roles, own)
+    let kind = Kind {
+        model: kind,
+        more,
+        scored: true,
+    };
+    list.finish(kind, path, rows, roles, own)
 }
 
 /// What sentencepiece itself demands of a model, and what is not supported.

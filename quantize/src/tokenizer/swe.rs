@@ -4,7 +4,7 @@ use std::path::Path;
 
 use katari_gguf::keys::{katari, token_type, tokenizer as keys};
 
-use super::list::TokenList;
+use super::list::{Kind, TokenList};
 use super::roles::Roles;
 use super::{Entries, json_file, text};
 use crate::Error;
@@ -59,7 +59,12 @@ pub(super) fn read(
         (katari::TOKENIZER_CLEAN_TEXT.into(), clean.into()),
     ];
     let (start, end) = (list.find(CONTROL[0]), list.find(CONTROL[1]));
-    list.finish(vocab, "katari-swe", more, false, rows, roles, |role| {
+    let kind = Kind {
+        model: "katari-swe",
+        more,
+        scored: false,
+    };
+    list.finish(kind, vocab, rows, roles, |role| {
         if role == "bos_token" { start } else { end }
     })
 }
