@@ -6,7 +6,7 @@
 //! covers is a tag for its Unicode block, or its bytes. (Described at
 //! github.com/tanreinama/Japanese-BPEEncoder_V2.)
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 
 use katari_gguf::Metadata;
 use katari_gguf::keys::{katari, token_type, tokenizer as keys};
@@ -45,8 +45,10 @@ const SHOWN: [(&str, &str); 6] = [
 ];
 
 struct Swe {
-    /// Every form and its id, but for control tokens.
-    forms: Trie,
+    /// Forms that begin with `<`, tags among them, and their ids, but for control tokens.
+    tags: Trie,
+    /// All other forms that are short enough to be looked for, by [`packed`].
+    forms: HashMap<u64, u32>,
     /// Emoji and emoticons with their tags, in the order they are replaced.
     emoji: Vec<(String, String)>,
     clean: bool,
@@ -70,18 +72,21 @@ pub(super) fn read(metadata: &Metadata, vocab: &Vocab) -> Result<Parts, TextErro
             .zip(0..)
             .flat_map(|(line, id)| line.split(',').map(move |form| (form, id)))
     };
-    // A form that stands in several lines is the last one's: ids grow, and the trie keeps the
-    // largest.
+    // A form that stands in several lines is the last one's: ids grow, the trie keeps the largest
+    // and the map the last.
     let control = |id: u32| vocab.kind(id) == token_type::CONTROL;
-    let forms = entries().filter(|&(_, id)| !control(id));
-    let forms = Trie::new(forms.map(|(form, id)| (form.as_bytes(), id)));
+    let wanted = || entries().filter(|&(_, id)| !control(id));
+    let tags = wanted().filter(|(form, _)| form.starts_with('<'));
+    let tags = Trie::new(tags.map(|(form, id)| (form.as_bytes(), id)));
+    let mut forms = HashMap::with_capacity(wanted().count());
+    forms.extend(wanted().filter_map(|(form, id)| Some((packed(form)?, id))));
     let unknown = vocab
         .unk
         .or_else(|| vocab.find("<|endoftext|>"))
         .ok_or_else(|| {
             TextError::value(keys::UNK_ID, "missing (expected the id of <|endoftext|>)")
         })?;
-    let find = |name: &str| forms.get(name).unwrap_or(unknown);
+    let find = |name: &str| tags.get(name).unwrap_or(unknown);
     let (sign, symbol) = (find("<KIGOU>"), find("<U2000U2BFF>"));
     let mut bytes = Box::new([unknown; 256]);
     for (byte, id) in bytes.iter_mut().enumerate() {
@@ -108,6 +113,7 @@ pub(super) fn read(metadata: &Metadata, vocab: &Vocab) -> Result<Parts, TextErro
         added: AddedTokens::read(metadata, vocab, true)?,
         steps: Steps::default(),
         algorithm: Box::new(Swe {
+            tags,
             forms,
             emoji: table.replaced,
             clean: metadata.opt(katari::TOKENIZER_CLEAN_TEXT)?.unwrap_or(false),
@@ -203,15 +209,21 @@ impl Swe {
 
     /// The form to take at the beginning of `text`: its length in bytes and its id.
     fn form(&self, text: &str) -> Option<(usize, u32)> {
-        let characters = |length: usize| text.get(..length).map_or(0, |form| form.chars().count());
-        let found = self.forms.prefixes(text.as_bytes());
         if text.starts_with('<') {
-            let found: Vec<_> = found.collect();
-            let tag = found.iter().rev().find(|&&(n, _)| characters(n) > 2);
+            let characters =
+                |&(n, _): &(usize, u32)| text.get(..n).map(|form| form.chars().count());
+            let found: Vec<_> = self.tags.prefixes(text.as_bytes()).collect();
+            let tag = found.iter().rev().find(|form| characters(form) > Some(2));
             return tag.or(smallest(&found)).copied();
         }
-        let within = |&(length, _): &(usize, u32)| characters(length) <= LONGEST_FORM;
-        let found: Vec<_> = found.take_while(within).collect();
+        let mut found = Vec::with_capacity(LONGEST_FORM);
+        for (at, character) in text.char_indices().take(LONGEST_FORM) {
+            let length = at + character.len_utf8();
+            let id = text
+                .get(..length)
+                .and_then(|form| self.forms.get(&packed(form)?));
+            found.extend(id.map(|&id| (length, id)));
+        }
         smallest(&found).copied()
     }
 
@@ -228,6 +240,19 @@ impl Swe {
             }
         }
     }
+}
+
+/// A form of one to [`LONGEST_FORM`] characters that is no tag, as a number: 21 bits a character,
+/// of which none is 0. `None` for all other forms.
+fn packed(form: &str) -> Option<u64> {
+    let mut key = 0;
+    for (at, character) in form.chars().enumerate() {
+        if at == LONGEST_FORM || (at == 0 && character == '<') {
+            return None;
+        }
+        key = key << 21 | (u64::from(u32::from(character)) + 1);
+    }
+    (key != 0).then_some(key)
 }
 
 /// The form with the smallest id, the longest of those that share it.
