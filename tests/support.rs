@@ -45,8 +45,9 @@ pub fn json(path: &Path) -> serde_json::Value {
 
 /// Where tests write; emptied by nobody, overwritten by the next run.
 pub fn scratch(name: &str) -> PathBuf {
-    let folder = Path::new(env!("CARGO_TARGET_TMPDIR"));
-    fs::create_dir_all(folder).unwrap();
+    // A Windows build made elsewhere has a folder here without a drive.
+    let folder = std::path::absolute(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    fs::create_dir_all(&folder).unwrap();
     folder.join(name)
 }
 

@@ -58,7 +58,10 @@ fn without(metadata: &Metadata, key: &str) -> Metadata {
 
 #[test]
 fn no_such_file() {
-    assert_says(&error_of(Path::new("no-such.gguf")), &["No such file"]);
+    assert_says(
+        &error_of(Path::new("no-such.gguf")),
+        &["no-such.gguf", "(os error 2)"],
+    );
 }
 
 #[test]
