@@ -2,7 +2,7 @@
 //!
 //! One thread reads slabs of rows, the thread pool converts a slab's rows in parallel, one thread
 //! writes. Buffers go round between the three, so that memory is bounded by their number and not
-//! by the model: [`BUFFERS`] slabs of [`SLAB_ELEMENTS`] elements on each side. Rows are quantized
+//! by the model: `BUFFERS` slabs of `SLAB_ELEMENTS` elements on each side. Rows are quantized
 //! one by one, so the bytes are the same whatever the number of threads.
 
 use std::io::{self, Write};

@@ -1,6 +1,6 @@
 //! The architectures, each written once, generic over [`Ops`].
 //!
-//! To add one: a file in this folder and its line in [`architectures!`]. The file holds the
+//! To add one: a file in this folder and its line in `architectures!`. The file holds the
 //! hyper-parameters' peculiarities, a layer's weights, and the forward pass in three pieces:
 //! `embed`, `layer` and `head`, so that layers can be split over devices.
 
