@@ -3,7 +3,7 @@
 use std::io::{self, Write};
 use std::sync::atomic::AtomicBool;
 
-use crate::progress::Terminal;
+use crate::progress::{Terminal, say};
 use crate::{Options, Report, quantize};
 
 /// Runs the options with progress on stderr and the report on stdout, until `interrupted` is
@@ -13,13 +13,13 @@ pub fn run(options: &Options, interrupted: &AtomicBool) -> u8 {
     match quantize(options, &progress) {
         Ok(report) => match print(&report, options.json) {
             Err(e) if e.kind() != io::ErrorKind::BrokenPipe => {
-                eprintln!("error: cannot print the report: {e}");
+                say(format_args!("error: cannot print the report: {e}"));
                 1
             }
             _ => 0,
         },
         Err(error) => {
-            eprintln!("error: {error}");
+            say(format_args!("error: {error}"));
             error.exit_code()
         }
     }

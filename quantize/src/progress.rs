@@ -1,10 +1,17 @@
 //! Who is told how far the work is: a bar on a terminal, plain lines elsewhere, or nobody.
 
-use std::io::IsTerminal;
+use std::fmt;
+use std::io::{self, IsTerminal, Write};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
+
+/// Prints a line to stderr. That nobody reads it any more is no reason to fail, as `eprintln!`
+/// would.
+pub(crate) fn say(line: fmt::Arguments<'_>) {
+    let _ = writeln!(io::stderr(), "{line}");
+}
 
 /// Told how far the work is, and asked whether to go on. All of it goes to stderr.
 pub trait Progress: Sync {
@@ -91,22 +98,22 @@ impl Progress for Terminal<'_> {
         let elapsed = self.started.elapsed().as_secs_f64();
         if step(done) > step(before) && elapsed > QUIET_SECONDS {
             let left = elapsed / done as f64 * total.saturating_sub(done) as f64;
-            eprintln!(
+            say(format_args!(
                 "{:3}%  {:.2} of {:.2} GB, {:.0} s, {:.0} s left",
                 done.saturating_mul(100) / total.max(1),
                 done as f64 / 1e9,
                 total as f64 / 1e9,
                 elapsed,
                 left
-            );
+            ));
         }
     }
 
     fn note(&self, message: &str) {
         if self.is_terminal {
-            self.bar.suspend(|| eprintln!("{message}"));
+            self.bar.suspend(|| say(format_args!("{message}")));
         } else {
-            eprintln!("{message}");
+            say(format_args!("{message}"));
         }
     }
 
