@@ -17,9 +17,10 @@ use katari_gguf::block::{
 use super::activation::{GROUP, Rows};
 use super::dot::float::{self, Floats};
 use super::dot::{self, Weights};
-#[cfg(target_arch = "x86_64")]
-use super::gemm;
 use super::math::Math;
+
+#[cfg(target_arch = "x86_64")]
+mod x86;
 
 /// An instruction set that kernels are written for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -28,17 +29,41 @@ pub enum Isa {
     Scalar,
     /// AVX2 with FMA and F16C (Intel from Haswell, 2013; AMD from Excavator, 2015).
     Avx2,
+    /// AVX2 with 8-bit dot products on 256 bits: AVX-VNNI (Intel from Alder Lake, 2021; AMD from
+    /// Zen 5, 2024), or the same instruction as AVX-512 encodes it.
+    Avx2Vnni,
+    /// AVX-512 F, BW, DQ, VL and VNNI (Intel from Cascade Lake, 2019; AMD from Zen 4, 2022).
+    Avx512Vnni,
+    /// NEON, which every 64-bit ARM has.
+    Neon,
+    /// NEON with 8-bit dot products (ARM from 8.2, most since 2018).
+    NeonDotprod,
+    /// NEON with 8-bit products of matrices (ARM from 8.6, most servers since 2021).
+    NeonI8mm,
 }
 
 impl Isa {
     /// Every one, worst first.
-    pub const ALL: &'static [Isa] = &[Isa::Scalar, Isa::Avx2];
+    pub const ALL: &'static [Isa] = &[
+        Isa::Scalar,
+        Isa::Avx2,
+        Isa::Avx2Vnni,
+        Isa::Avx512Vnni,
+        Isa::Neon,
+        Isa::NeonDotprod,
+        Isa::NeonI8mm,
+    ];
 
     /// Its name, as `--isa` takes it.
     pub const fn name(self) -> &'static str {
         match self {
             Isa::Scalar => "scalar",
             Isa::Avx2 => "avx2",
+            Isa::Avx2Vnni => "avx2-vnni",
+            Isa::Avx512Vnni => "avx512-vnni",
+            Isa::Neon => "neon",
+            Isa::NeonDotprod => "neon-dotprod",
+            Isa::NeonI8mm => "neon-i8mm",
         }
     }
 
@@ -58,14 +83,9 @@ impl Isa {
         match self {
             Isa::Scalar => Some(&SCALAR),
             #[cfg(target_arch = "x86_64")]
-            Isa::Avx2 => {
-                let has = std::arch::is_x86_feature_detected!("avx2")
-                    && std::arch::is_x86_feature_detected!("fma")
-                    && std::arch::is_x86_feature_detected!("f16c");
-                has.then_some(&AVX2)
-            }
-            #[cfg(not(target_arch = "x86_64"))]
-            Isa::Avx2 => None,
+            Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512Vnni => x86::kernels(self),
+            // Another architecture's.
+            _ => None,
         }
     }
 }
@@ -137,52 +157,39 @@ pub(super) struct Kernels {
     q6_k: IntKernels,
 }
 
-/// The reference kernels, which do both jobs.
-const fn both(kernel: IntDot) -> IntKernels {
-    IntKernels {
-        decode: kernel,
-        prefill: kernel,
-    }
+/// A table: what one instruction set does, by a function that is generic in the element of a
+/// float format, and one that is generic in the block of a quantised format and gives its
+/// [`IntKernels`].
+macro_rules! table {
+    ($isa:expr, $math:expr, $($float:ident)::+, $($int:ident)::+) => {
+        Kernels {
+            isa: $isa,
+            math: $math,
+            f32: $($float)::+::<f32>,
+            f16: $($float)::+::<f16>,
+            bf16: $($float)::+::<bf16>,
+            q4_0: $($int)::+::<BlockQ4_0>(),
+            q4_1: $($int)::+::<BlockQ4_1>(),
+            q5_0: $($int)::+::<BlockQ5_0>(),
+            q5_1: $($int)::+::<BlockQ5_1>(),
+            q8_0: $($int)::+::<BlockQ8_0>(),
+            q4_k: $($int)::+::<BlockQ4K>(),
+            q5_k: $($int)::+::<BlockQ5K>(),
+            q6_k: $($int)::+::<BlockQ6K>(),
+        }
+    };
 }
+// For the tables of an architecture, each in a file of its own.
+#[allow(unused_imports)]
+use table;
 
-static SCALAR: Kernels = Kernels {
-    isa: Isa::Scalar,
-    math: Math::SCALAR,
-    f32: float::scalar::<f32>,
-    f16: float::scalar::<f16>,
-    bf16: float::scalar::<bf16>,
-    q4_0: both(dot::scalar::<BlockQ4_0>),
-    q4_1: both(dot::scalar::<BlockQ4_1>),
-    q5_0: both(dot::scalar::<BlockQ5_0>),
-    q5_1: both(dot::scalar::<BlockQ5_1>),
-    q8_0: both(dot::scalar::<BlockQ8_0>),
-    q4_k: both(dot::scalar::<BlockQ4K>),
-    q5_k: both(dot::scalar::<BlockQ5K>),
-    q6_k: both(dot::scalar::<BlockQ6K>),
-};
+static SCALAR: Kernels = table!(Isa::Scalar, Math::SCALAR, float::scalar, scalar);
 
-#[cfg(target_arch = "x86_64")]
-static AVX2: Kernels = Kernels {
-    isa: Isa::Avx2,
-    math: Math::AVX2,
-    f32: float::avx2::product::<f32>,
-    f16: float::avx2::product::<f16>,
-    bf16: float::avx2::product::<bf16>,
-    q4_0: avx2::<BlockQ4_0>(),
-    q4_1: avx2::<BlockQ4_1>(),
-    q5_0: avx2::<BlockQ5_0>(),
-    q5_1: avx2::<BlockQ5_1>(),
-    q8_0: avx2::<BlockQ8_0>(),
-    q4_k: avx2::<BlockQ4K>(),
-    q5_k: avx2::<BlockQ5K>(),
-    q6_k: avx2::<BlockQ6K>(),
-};
-
-#[cfg(target_arch = "x86_64")]
-const fn avx2<B: dot::avx2::Unpack>() -> IntKernels {
+/// The reference kernels, which do both jobs.
+const fn scalar<B: dot::Groups>() -> IntKernels {
     IntKernels {
-        decode: dot::avx2::decode::<B>,
-        prefill: gemm::avx2::prefill::<B>,
+        decode: dot::scalar::<B>,
+        prefill: dot::scalar::<B>,
     }
 }
 
