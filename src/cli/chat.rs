@@ -101,7 +101,7 @@ fn prompt(
         .min(model.engine.n_ctx() / 2);
     loop {
         let text = template.render(said, true).context("the chat template")?;
-        let ids = model.tokenizer.prompt_ids(&text);
+        let ids = model.tokenizer.chat_ids(&text);
         if ids.len() + answer <= model.engine.n_ctx() || said.len() < 3 {
             return Ok(ids);
         }

@@ -168,18 +168,33 @@ impl Tokenizer {
     /// vocabulary has one, bos first where the file says so. Special tokens as the reference has
     /// them.
     pub fn prompt_ids(&self, text: &str) -> Vec<u32> {
-        let mut ids = Vec::new();
-        if self.vocab.add_bos {
-            ids.extend(self.vocab.bos);
+        let mut ids = self.ids_of_lines(text, SpecialTokens::Reference);
+        if let (true, Some(bos)) = (self.vocab.add_bos, self.vocab.bos) {
+            ids.insert(0, bos);
         }
+        ids
+    }
+
+    /// The ids of a conversation that a chat template has written: as a prompt's, but that the
+    /// special tokens which the template names are tokens, and bos is not put before bos.
+    pub fn chat_ids(&self, text: &str) -> Vec<u32> {
+        let mut ids = self.ids_of_lines(text, SpecialTokens::Parse);
+        match self.vocab.bos {
+            Some(bos) if self.vocab.add_bos && ids.first() != Some(&bos) => ids.insert(0, bos),
+            _ => {}
+        }
+        ids
+    }
+
+    /// The ids of `text`, its line breaks written as `<NL>` where the vocabulary has that piece.
+    fn ids_of_lines(&self, text: &str, special: SpecialTokens) -> Vec<u32> {
         match self.newline {
             Some(_) => {
                 let text = text.replace("\r\n", "\n").replace('\n', "<NL>");
-                ids.extend(self.encode(&text, SpecialTokens::Reference));
+                self.encode(&text, special)
             }
-            None => ids.extend(self.encode(text, SpecialTokens::Reference)),
+            None => self.encode(text, special),
         }
-        ids
     }
 
     /// The text of `ids`, exactly the reference's decode but that consecutive byte tokens are

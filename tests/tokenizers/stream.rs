@@ -133,6 +133,19 @@ fn special_tokens_by_choice() {
     );
 }
 
+/// A template names the special tokens it means; a prompt names none.
+#[test]
+fn a_conversation_s_special_tokens_are_tokens() {
+    let demo = tokenizer(&repository("demo"), 6_000, &Value::Null);
+    let (newline, end) = (demo.newline().unwrap(), demo.eos().unwrap());
+    let ids = demo.chat_ids("猫\n</s>犬");
+    assert_eq!(ids.iter().filter(|&&id| id == newline).count(), 1);
+    assert_eq!(ids.iter().filter(|&&id| id == end).count(), 1);
+    assert!(!demo.prompt_ids("猫\n</s>犬").contains(&end));
+    // What names none is the same either way.
+    assert_eq!(demo.chat_ids("猫と犬"), demo.prompt_ids("猫と犬"));
+}
+
 /// Rows beyond the vocabulary, and tokens that only the configuration adds, are never drawn.
 #[test]
 fn surplus_rows_are_not_drawable() {

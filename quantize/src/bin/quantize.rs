@@ -1,5 +1,6 @@
 //! `quantize DIR`: the same as `katari quantize DIR`.
 
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -18,7 +19,11 @@ static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 fn main() -> ExitCode {
     let cli = Cli::parse();
     if let Err(e) = ctrlc::set_handler(|| INTERRUPTED.store(true, Ordering::Relaxed)) {
-        eprintln!("warning: Ctrl-C will leave the unfinished file behind: {e}");
+        // Not by `eprintln!`, which panics where nobody reads stderr any more.
+        let _ = writeln!(
+            std::io::stderr(),
+            "warning: Ctrl-C will leave the unfinished file behind: {e}"
+        );
     }
     ExitCode::from(katari_quantize::cli::run(&cli.options, &INTERRUPTED))
 }
