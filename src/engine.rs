@@ -74,7 +74,18 @@ impl ModelFile {
             path: path.into(),
             cause,
         };
-        let mapping = map(path).map_err(open)?;
+        ModelFile::parse(path, map(path).map_err(open)?)
+    }
+
+    /// A file that lies in memory alone, `bytes`; errors call it `name`.
+    pub fn in_memory(
+        name: &Path,
+        bytes: impl AsRef<[u8]> + Send + Sync + 'static,
+    ) -> Result<ModelFile, EngineError> {
+        ModelFile::parse(name, Arc::new(bytes))
+    }
+
+    fn parse(path: &Path, mapping: Mapping) -> Result<ModelFile, EngineError> {
         let gguf = Gguf::parse((*mapping).as_ref()).map_err(|cause| EngineError::Parse {
             path: path.into(),
             cause,

@@ -5,6 +5,8 @@
 //! - [`schedule`] forms batches: uses `engine`, `sampler`, `text`
 //! - [`engine`] opens a file and owns a session: uses `models`, `cpu`, `ops`, `kv` and the gguf
 //!   crate
+//! - [`bench`] measures an engine: uses `engine`, `models`, `cpu`, `ops`, `kv`, and the gguf and
+//!   quantize crates
 //! - [`models`] one file an architecture: uses `ops` and the gguf crate
 //! - [`cpu`] the CPU backend: uses `ops`, the types of `kv` and the gguf crate
 //! - [`ops`] what a device can do: uses the slot types of `kv` and the gguf crate's formats
@@ -14,6 +16,7 @@
 //! The integration test `arrows` holds this.
 #![deny(unsafe_code)]
 
+pub mod bench;
 pub mod cpu;
 pub mod engine;
 pub mod kv;

@@ -1,6 +1,7 @@
 //! The binary as a user or a program meets it: exit codes, what goes to which stream, and that
 //! its verbs agree with the reference.
 
+mod bench;
 mod measure;
 mod usage;
 mod write;

@@ -6,6 +6,7 @@
 //! - [`describe`] the rest of the metadata: names, license, sampling, chat template
 //! - [`plan`] which tensor gets which format
 //! - [`pipeline`] reads, converts and writes, all three at once
+//! - [`shapes`] the published models as headers alone, for measuring without their weights
 //!
 //! ```no_run
 //! use clap::Parser;
@@ -32,6 +33,7 @@ mod options;
 pub mod pipeline;
 pub mod plan;
 pub mod progress;
+pub mod shapes;
 mod temporary;
 pub mod tokenizer;
 

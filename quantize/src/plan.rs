@@ -71,6 +71,13 @@ impl FileType {
         self.row().0
     }
 
+    /// The type with this number under `general.file_type`.
+    pub fn from_id(id: u32) -> Option<Self> {
+        use clap::ValueEnum;
+        let all = FileType::value_variants().iter();
+        all.copied().find(|file_type| file_type.id() == id)
+    }
+
     /// The number under `general.file_type`.
     pub fn id(self) -> u32 {
         self.row().1

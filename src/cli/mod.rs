@@ -4,6 +4,7 @@
 //! exit code is 0 for success, 1 for failure, 2 for a wrong command line and 130 after Ctrl-C;
 //! a reader that closes the pipe ends the program without an error.
 
+mod bench;
 mod card;
 mod chat;
 mod demo;
@@ -72,6 +73,7 @@ verbs! {
     Tokenize(tokenize);
     Logits(logits);
     Perplexity(perplexity);
+    Bench(bench);
 }
 
 /// Runs what the command line says.

@@ -18,14 +18,15 @@ use super::output::note;
 #[command(next_help_heading = "Device")]
 pub struct ModelArgs {
     /// Threads to compute with [default: one for each physical core]
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
+    #[arg(short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
     /// Device to run on: auto or cpu
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: DeviceChoice,
 
-    /// Instruction set of the CPU kernels, to compare them [default: the best there is]
+    /// Instruction set of the CPU kernels, to compare them: scalar, avx2, avx2-vnni,
+    /// avx512-vnni, neon, neon-dotprod or neon-i8mm [default: the best there is]
     #[arg(long, value_name = "NAME")]
     isa: Option<Isa>,
 
@@ -76,23 +77,27 @@ pub enum Purpose {
 }
 
 impl ModelArgs {
-    /// Opens the model in `file`.
-    pub fn open(&self, file: &Path, purpose: Purpose) -> Result<Model> {
+    /// What the flags say of the engine.
+    pub fn options(&self, purpose: Purpose) -> EngineOptions {
         let kv = match purpose {
             Purpose::Write => KvType::F16,
             Purpose::Measure => KvType::F32,
         };
         let KvTypes(keys, values) = self.kv.unwrap_or(KvTypes(kv, kv));
-        let options = EngineOptions {
+        EngineOptions {
             device: self.device,
             threads: self.threads.map(usize::from),
             isa: self.isa,
             n_ctx: self.ctx.map(|n| n as usize),
             kv: (keys, values),
             ..EngineOptions::default()
-        };
+        }
+    }
+
+    /// Opens the model in `file`.
+    pub fn open(&self, file: &Path, purpose: Purpose) -> Result<Model> {
         let start = Instant::now();
-        let engine = Engine::open(file, &options)?;
+        let engine = Engine::open(file, &self.options(purpose))?;
         let tokenizer = tokenizer(engine.file())?;
         let load_time = start.elapsed();
         let (n_ctx, trained) = (engine.n_ctx(), engine.n_ctx_train());

@@ -5,6 +5,7 @@
 //! - `dot` products with weights as they lie in the file, one format a file; `gemm` those with
 //!   many rows of activations
 //! - `math` the arithmetic between them; `attend` and `kv` the attention and what it reads
+//! - `limits` what the machine can do at best, measured
 //!
 //! A row's result is the same to the bit whatever else is in the batch, whatever the number of
 //! threads, and however a prompt is cut into passes; see `dot` and `attend` for how.
@@ -18,6 +19,7 @@ mod dot;
 mod gemm;
 mod isa;
 mod kv;
+mod limits;
 mod linear;
 mod math;
 mod ops;
@@ -29,6 +31,7 @@ mod tests;
 
 pub use arena::Value;
 pub use isa::{Isa, UnknownIsa};
+pub use limits::Limits;
 pub use ops::CpuOps;
 pub use tensor::Tensor;
 

@@ -262,6 +262,44 @@ impl Session {
         Ok(())
     }
 
+    /// Makes `sequence` `len` tokens long by repeating what it holds, tokens, keys and values:
+    /// a long context at the price of a short one, for measuring. What follows it means nothing.
+    pub fn repeat(&mut self, sequence: u32, len: usize) -> Result<(), SessionError> {
+        let old = self.len(sequence);
+        let more = len.saturating_sub(old);
+        if old == 0 && more > 0 {
+            let asked = 1;
+            return Err(SessionError::Ledger(LedgerError::TooShort {
+                sequence,
+                len: old,
+                asked,
+            }));
+        }
+        if len > self.n_ctx {
+            let n_ctx = self.n_ctx;
+            return Err(SessionError::ContextFull {
+                sequence,
+                len,
+                n_ctx,
+            });
+        }
+        self.ledger.append(sequence, more)?;
+        let (sources, fresh) = self.ledger.cells(sequence).split_at(old);
+        let sources = sources.iter().cycle();
+        let pairs: Vec<_> = sources.copied().zip(fresh.iter().copied()).collect();
+        for stage in &mut self.stages {
+            if let Err(cause) = stage.copy_cells(&pairs) {
+                self.ledger.truncate(sequence, old)?;
+                return Err(cause.into());
+            }
+        }
+        let tokens = &mut self.sequences[sequence as usize].tokens;
+        for i in 0..more {
+            tokens.push(tokens[i]);
+        }
+        Ok(())
+    }
+
     /// Makes room in a full sequence: takes tokens `keep..keep + discard` out of it and moves
     /// the later ones down.
     ///

@@ -13,6 +13,7 @@ fn every_verb_has_help_with_an_example() {
         "tokenize",
         "logits",
         "perplexity",
+        "bench",
     ] {
         assert!(help.contains(verb), "{help}");
         let help = stdout(&[verb, "--help"]);

@@ -157,6 +157,30 @@ impl Checkpoint {
         Ok(checkpoint)
     }
 
+    /// A checkpoint of headers alone, which can be converted and planned but not read: `name`
+    /// stands for the folder in errors.
+    pub(crate) fn of_header(
+        name: &str,
+        config: serde_json::Value,
+        tensors: impl Iterator<Item = (String, Dtype, Vec<u64>)>,
+    ) -> Self {
+        let tensors = tensors.map(|(name, dtype, shape)| {
+            let stored = Stored {
+                dtype,
+                shape,
+                file: 0,
+                offset: 0,
+            };
+            (name, stored)
+        });
+        Checkpoint {
+            dir: name.into(),
+            config,
+            files: Vec::new(),
+            tensors: tensors.collect(),
+        }
+    }
+
     /// The folder.
     pub fn dir(&self) -> &Path {
         &self.dir

@@ -1,0 +1,210 @@
+#!/usr/bin/env python3
+"""Measure katari beside llama.cpp, or beside itself on fewer threads, and print tables.
+
+    compare.py speed FILE.gguf... --llama DIR --isa avx2 [-p 128,512] [-n 32] [-d 0,1800] [-t 2]
+    compare.py quantize DIR --llama DIR --work DIR [--types q4_0,q8_0,q4_k_m] [-t 2]
+    compare.py threads --shape rinna-neox-3.6b --types q4_0 --isa avx2
+
+`speed` runs `katari bench` and llama.cpp's `llama-bench` on the same file in turns (A B A B ...),
+each round with one repetition after a warm-up, and prints the medians and their ratio. --llama is
+a folder that holds llama-bench, llama-quantize and their libraries. llama.cpp takes the best
+instruction set there is a library for, so keep one folder for each, with one libggml-cpu-*.so:
+haswell for avx2, alderlake for avx2-vnni, zen4 for avx512-vnni. Without --llama katari is
+measured alone.
+
+`quantize` times `katari quantize` on a checkpoint folder, `llama-quantize` on the same weights as
+an F16 GGUF (which katari makes first, in --work), and `dd` moving as many bytes in and out.
+
+`threads` runs `katari bench` on 1 and 2 threads and holds the gain against that of a loop in
+registers.
+
+--prefix is put before each measured command, as `taskset -c 0,1`. Needs Python 3.9, nothing else.
+"""
+
+import argparse
+import json
+import os
+import shlex
+import statistics
+import subprocess
+import sys
+import time
+
+KATARI = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "target", "release", "katari")
+
+
+def call(args, command):
+    """Runs a command under the prefix, gives what it printed and the seconds it took."""
+    command = shlex.split(args.prefix) + [str(part) for part in command]
+    print("+", shlex.join(command), file=sys.stderr, flush=True)
+    start = time.monotonic()
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    seconds = time.monotonic() - start
+    if done.returncode != 0:
+        sys.exit(f"{shlex.join(command)} failed ({done.returncode}):\n{done.stderr[-2000:]}")
+    return done.stdout, seconds
+
+
+def katari_bench(args, source, tests, isa=None, threads=None, repetitions=1):
+    prompt, decode, depth = tests
+    command = [args.katari, "bench", *source, "--json", "-r", repetitions, "-p", prompt, "-n", decode]
+    command += ["-d", depth, "-t", threads or args.threads, "--kv", args.kv]
+    if isa:
+        command += ["--isa", isa]
+    return json.loads(call(args, command)[0])
+
+
+def llama_bench(args, file, tests):
+    """llama-bench's rates, by the names that katari gives the tests."""
+    prompt, decode, depth = tests
+    keys, values = (args.kv.split(",") * 2)[:2]
+    command = [os.path.join(args.llama, "llama-bench"), "-m", file, "-o", "json", "-r", 1]
+    command += ["-p", prompt, "-n", decode, "-d", depth, "-t", args.threads]
+    command += ["-ctk", keys, "-ctv", values]
+    if values not in ("f16", "f32"):
+        command += ["-fa", "1"]
+    rates = {}
+    for row in json.loads(call(args, command)[0]):
+        name = f"pp{row['n_prompt']}" if row["n_prompt"] else f"tg{row['n_gen']}"
+        if row.get("n_depth"):
+            name += f"@d{row['n_depth']}"
+        rates[name] = row["avg_ts"]
+    return rates
+
+
+def speed(args):
+    print("| type | ISA | KV | test | katari, tokens/s | llama.cpp | ratio | bandwidth, GB/s | of memory's | arithmetic, of the kernel's |")
+    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    everything = []
+    for file in args.files:
+        tests = [(p, 0, d) for d in args.depth for p in args.prompt if p]
+        tests += [(0, n, d) for d in args.depth for n in args.decode if n]
+        for test in tests:
+            ours, theirs = [], []
+            for _ in range(args.rounds):
+                ours += katari_bench(args, [file], test, args.isa)
+                if args.llama:
+                    theirs += [llama_bench(args, file, test)]
+            rate = statistics.median(row["tokens_per_second"] for row in ours)
+            row = sorted(ours, key=lambda row: row["tokens_per_second"])[len(ours) // 2]
+            name = row["test"]
+            other = statistics.median(rates[name] for rates in theirs) if theirs else None
+            everything.append(dict(row, tokens_per_second=rate, llama=other))
+            print(
+                f"| {row['type']} | {row['isa']} | {row['kv']} | {name} | {rate:.2f} | "
+                + (f"{other:.2f} | {rate / other:.2f} x" if other else " | ")
+                + f" | {row['bandwidth_gb_s']:.1f} | {row['bandwidth_share']:.0%} of {row['stream_gb_s']:.1f}"
+                + f" | {row['arithmetic_share']:.0%} of {row['kernel_gmac_s']:.0f} GMAC/s |",
+                flush=True,
+            )
+    if args.save:
+        with open(args.save, "a") as out:
+            for row in everything:
+                out.write(json.dumps(row) + "\n")
+
+
+def quantize(args):
+    work = args.work
+    os.makedirs(work, exist_ok=True)
+    f16, out = os.path.join(work, "f16.gguf"), os.path.join(work, "out.gguf")
+    tokenizer = ["--tokenizer", args.tokenizer] if args.tokenizer else []
+    if not os.path.exists(f16):
+        call(args, [args.katari, "quantize", args.checkpoint, "--type", "f16", "-o", f16, *tokenizer])
+    size = os.path.getsize(f16)
+    print("| type | katari, s | llama-quantize, s | ratio | dd in and out, s | katari / dd |")
+    print("|---|---|---|---|---|---|", flush=True)
+    for file_type in args.types:
+        ours, theirs, copies = [], [], []
+        for _ in range(args.rounds):
+            ours.append(call(args, [
+                args.katari, "quantize", args.checkpoint, "--type", file_type, "-o", out, "--force",
+                "--threads", args.threads, *tokenizer,
+            ])[1])
+            written = os.path.getsize(out)
+            os.remove(out)
+            if args.llama:
+                tool = os.path.join(args.llama, "llama-quantize")
+                theirs.append(call(args, [tool, f16, out, file_type, args.threads])[1])
+                os.remove(out)
+            # As katari does, dd ends when the disk has the bytes.
+            count = written >> 20
+            copies.append(
+                call(args, ["dd", f"if={f16}", "of=/dev/null", "bs=1M"])[1]
+                + call(args, ["dd", f"if={f16}", f"of={out}", "bs=1M", f"count={count}", "conv=fsync"])[1]
+            )
+            os.remove(out)
+        ours, copies = statistics.median(ours), statistics.median(copies)
+        theirs = statistics.median(theirs) if theirs else None
+        print(
+            f"| {file_type} | {ours:.1f} | "
+            + (f"{theirs:.1f} | {theirs / ours:.2f} x" if theirs else " | ")
+            + f" | {copies:.1f} | {ours / copies:.2f} |",
+            flush=True,
+        )
+    print(f"\nFrom {size / 1e9:.2f} GB of F16.")
+
+
+def threads(args):
+    print("| type | ISA | test | 1 thread | 2 threads | gain | gain in registers | share |")
+    print("|---|---|---|---|---|---|---|---|", flush=True)
+    for file_type in args.types:
+        source = ["--shape", args.shape, "--type", file_type]
+        for test in [(p, 0, 0) for p in args.prompt if p]:
+            runs = {n: [] for n in (1, 2)}
+            for _ in range(args.rounds):
+                for n in runs:
+                    runs[n] += katari_bench(args, source, test, args.isa, threads=n)
+            middle = {
+                n: {
+                    key: statistics.median(row[key] for row in rows)
+                    for key in ("tokens_per_second", "registers_gflop_s")
+                }
+                for n, rows in runs.items()
+            }
+            gain = middle[2]["tokens_per_second"] / middle[1]["tokens_per_second"]
+            limit = middle[2]["registers_gflop_s"] / middle[1]["registers_gflop_s"]
+            row = runs[1][0]
+            print(
+                f"| {row['type']} | {row['isa']} | {row['test']} | {middle[1]['tokens_per_second']:.2f} | "
+                f"{middle[2]['tokens_per_second']:.2f} | {gain:.3f} x | {limit:.3f} x | {gain / limit:.0%} |",
+                flush=True,
+            )
+
+
+def numbers(text):
+    return [int(part) for part in text.split(",")]
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    verbs = parser.add_subparsers(dest="verb", required=True)
+    shared = argparse.ArgumentParser(add_help=False)
+    shared.add_argument("--katari", default=KATARI, help="the binary [target/release/katari]")
+    shared.add_argument("--llama", help="folder of llama.cpp's binaries")
+    shared.add_argument("--isa", help="katari's instruction set")
+    shared.add_argument("--kv", default="f16", help="types of keys and values")
+    shared.add_argument("-t", "--threads", type=int, default=2)
+    shared.add_argument("-p", "--prompt", type=numbers, default=[128, 512])
+    shared.add_argument("-n", "--decode", type=numbers, default=[32])
+    shared.add_argument("-d", "--depth", type=numbers, default=[0])
+    shared.add_argument("--types", type=lambda text: text.split(","), default=["q4_0", "q8_0", "q4_k_m"])
+    shared.add_argument("--rounds", type=int, default=3)
+    shared.add_argument("--prefix", default="")
+    shared.add_argument("--save", help="append each row as a line of JSON to this file")
+    verb = verbs.add_parser("speed", parents=[shared])
+    verb.add_argument("files", nargs="+", metavar="FILE")
+    verb.set_defaults(run=speed)
+    verb = verbs.add_parser("quantize", parents=[shared])
+    verb.add_argument("checkpoint", metavar="DIR")
+    verb.add_argument("--work", required=True, help="folder for the files that are made")
+    verb.add_argument("--tokenizer", help="as of katari quantize")
+    verb.set_defaults(run=quantize)
+    verb = verbs.add_parser("threads", parents=[shared])
+    verb.add_argument("--shape", default="rinna-neox-3.6b")
+    verb.set_defaults(run=threads)
+    args = parser.parse_args()
+    args.run(args)
+
+
+if __name__ == "__main__":
+    main()

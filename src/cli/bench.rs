@@ -1,0 +1,389 @@
+//! `katari bench`: how fast a model runs, and how near that is to what the machine can do.
+
+mod report;
+
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+use katari::bench::{Bench, BenchError, Limits, Measured, Read, Test, Work, memory, synthetic};
+use katari::engine::{Engine, EngineOptions, Feed, Isa, ModelFile};
+use katari_gguf::{Format, keys};
+use katari_quantize::FileType;
+use katari_quantize::shapes::Shape;
+
+use super::failure::Failure;
+use super::interrupt::Watch;
+use super::model::{ModelArgs, Purpose, tokenizer};
+use super::progress::Progress;
+use report::{Report, Row};
+
+/// Tokens of the prompt that --load times the first token after.
+const LOAD_PROMPT: usize = 16;
+
+/// Passes over them; the fastest counts.
+const STREAM_PASSES: usize = 3;
+
+/// Measure how fast a model runs, and how near that is to what the machine can do.
+///
+/// Only forward passes are timed: no text, no sampling. A test is a prompt of P tokens (pp128) or
+/// N tokens one after another (tg32), each after D tokens of context (tg32@d1800); with --batch S
+/// also S sequences that decode together (tg32x8), and a prompt of S tokens beside it. Each runs
+/// once to warm up and then several times; shown are the median and half the range.
+///
+/// The limits are measured in the same run by the same threads: the bandwidth is held against
+/// reading memory and nothing else (a sum over 2 GiB unless
+/// --stream says otherwise), the arithmetic against the kernels on a
+/// tile that stays in each core's cache. Bandwidth counts the bytes of the weights and of the
+/// keys and values that a pass reads; arithmetic counts the products with weights.
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:\n  \
+    katari bench model.gguf -p 128,512 -n 32 -d 0,1800 -t 2\n  \
+    katari bench --shape rinna-neox-3.6b --type q4_k_m --isa avx2 --kv q8_0 --json")]
+pub struct Args {
+    /// The model, a GGUF file
+    #[arg(value_name = "FILE", conflicts_with = "shape")]
+    file: Option<PathBuf>,
+    /// A published model's shape with random weights in memory, in place of a file
+    #[arg(long, value_name = "SHAPE", value_enum)]
+    shape: Option<Shape>,
+    /// Type of the shape's weights, as of `katari quantize`
+    #[arg(
+        long = "type",
+        value_name = "TYPE",
+        value_enum,
+        ignore_case = true,
+        default_value = "q4_k_m",
+        conflicts_with = "file"
+    )]
+    file_type: FileType,
+    /// Tokens of the prompts to time, joined by commas; 0 for none
+    #[arg(
+        short = 'p',
+        long = "prompt",
+        value_name = "P,..",
+        value_delimiter = ',',
+        default_value = "128"
+    )]
+    prompts: Vec<u16>,
+    /// Tokens to decode one after another; 0 for none
+    #[arg(
+        short = 'n',
+        long = "decode",
+        value_name = "N,..",
+        value_delimiter = ',',
+        default_value = "32"
+    )]
+    decodes: Vec<u16>,
+    /// Tokens of context before them
+    #[arg(
+        short = 'd',
+        long = "depth",
+        value_name = "D,..",
+        value_delimiter = ',',
+        default_value = "0"
+    )]
+    depths: Vec<u16>,
+    /// Sequences that decode together
+    #[arg(
+        short = 'b',
+        long = "batch",
+        value_name = "S,..",
+        value_delimiter = ',',
+        value_parser = clap::value_parser!(u16).range(1..=256)
+    )]
+    batches: Vec<u16>,
+    /// Time opening FILE up to the first token after a prompt of 16, too
+    #[arg(long)]
+    load: bool,
+    /// How often each test is timed
+    #[arg(
+        short = 'r',
+        long,
+        value_name = "R",
+        default_value_t = 5,
+        value_parser = clap::value_parser!(u16).range(1..=1000)
+    )]
+    repetitions: u16,
+    /// MiB of memory to take the stream rate over; less for a machine that has not so much
+    #[arg(
+        long,
+        value_name = "MIB",
+        default_value_t = 2048,
+        value_parser = clap::value_parser!(u32).range(1..=1 << 20)
+    )]
+    stream: u32,
+    /// Print JSON: an array with an object for each test
+    #[arg(long, conflicts_with = "csv")]
+    json: bool,
+    /// Print CSV, a line for each test below a line of names
+    #[arg(long)]
+    csv: bool,
+    #[command(flatten)]
+    model: ModelArgs,
+}
+
+pub fn run(args: Args) -> Result<(), Failure> {
+    let tests = args.tests();
+    if tests.is_empty() && !args.load {
+        return Err(Failure::usage(
+            "nothing to time: -p, -n and -b are 0 or absent; give one of them, or --load",
+        ));
+    }
+    let source = args.source()?;
+    let watch = Watch::start();
+    let mut options = args.model.options(Purpose::Write);
+    options.isa = Some(options.isa.unwrap_or_else(Isa::best));
+    options.threads = Some(options.threads());
+    let limits = Limits::new(options.threads(), options.isa)?;
+    let needed = tests.iter().map(|test| test.context()).max();
+    let needed = needed.unwrap_or(LOAD_PROMPT).max(LOAD_PROMPT);
+    if let Some(n_ctx) = options.n_ctx.filter(|&n_ctx| n_ctx < needed) {
+        return Err(Failure::usage(format_args!(
+            "--ctx {n_ctx} is too short for a test of {needed} tokens"
+        )));
+    }
+    options.n_ctx = options.n_ctx.or(Some(needed));
+    options.n_sequences = tests.iter().map(|t| t.sequences()).max().unwrap_or(1);
+
+    let mut run = Run {
+        options,
+        limits,
+        watch,
+        repetitions: usize::from(args.repetitions),
+        stream_bytes: (args.stream as usize) << 20,
+        multiply_rates: Vec::new(),
+        progress: Progress::new(
+            "runs",
+            u64::from(args.repetitions) * (tests.len() as u64 + u64::from(args.load)),
+        ),
+        done: 0,
+    };
+    let mut rows = Vec::new();
+    let mut loaded = None;
+    if let (Source::File(path), true) = (source, args.load) {
+        loaded = Some(run.load(path)?);
+    }
+    let (file, name) = source.open(args.file_type)?;
+    let (_, hyper) = file.architecture()?;
+    let work = Work::new(file.gguf(), &hyper, run.options.kv);
+    let mut report = Report::new(name, type_name(&file), &file, &run.options);
+    report.registers = run.limits.registers();
+    run.measure_kernels(&work);
+    rows.extend(loaded.map(|row| run.row(row)));
+    let mut engine = Engine::new(file, &run.options)?;
+    for test in tests {
+        let row = run.test(&mut engine, &work, test)?;
+        rows.push(run.row(row));
+    }
+    drop(run.progress);
+    report.print(&rows, args.json, args.csv)
+}
+
+/// What is measured.
+#[derive(Clone, Copy)]
+enum Source<'a> {
+    File(&'a Path),
+    Shape(Shape),
+}
+
+impl Source<'_> {
+    /// The model, and what the results call it.
+    fn open(self, file_type: FileType) -> Result<(ModelFile, String), Failure> {
+        match self {
+            Source::File(path) => Ok((ModelFile::open(path)?, path.display().to_string())),
+            Source::Shape(shape) => {
+                let mut progress = None;
+                let file = synthetic::model(shape, file_type, |done, total| {
+                    (progress.get_or_insert_with(|| Progress::new("bytes of weights", total)))
+                        .at(done, "");
+                });
+                Ok((file?, shape.name().to_string()))
+            }
+        }
+    }
+}
+
+impl Args {
+    fn source(&self) -> Result<Source<'_>, Failure> {
+        match (&self.file, self.shape) {
+            (Some(path), _) => Ok(Source::File(path)),
+            (None, Some(_)) if self.load => Err(Failure::usage(
+                "--load times opening a FILE, which --shape has none of; give FILE",
+            )),
+            (None, Some(shape)) => Ok(Source::Shape(shape)),
+            (None, None) => Err(Failure::usage(
+                "nothing to measure: give FILE, or a model's shape with --shape",
+            )),
+        }
+    }
+
+    /// Every test that the flags name, depth by depth.
+    fn tests(&self) -> Vec<Test> {
+        let mut tests = Vec::new();
+        let numbers = |list: &[u16]| -> Vec<usize> {
+            let numbers = list.iter().filter(|&&n| n > 0);
+            numbers.map(|&n| usize::from(n)).collect()
+        };
+        let (prompts, decodes) = (numbers(&self.prompts), numbers(&self.decodes));
+        for depth in self.depths.iter().map(|&d| usize::from(d)) {
+            let prefill = |&tokens: &usize| Test::Prefill { tokens, depth };
+            let decode = |tokens, sequences| Test::Decode {
+                tokens,
+                depth,
+                sequences,
+            };
+            tests.extend(prompts.iter().map(prefill));
+            tests.extend(decodes.iter().map(|&tokens| decode(tokens, 1)));
+            for sequences in numbers(&self.batches) {
+                tests.push(prefill(&sequences));
+                tests.extend(decodes.iter().map(|&tokens| decode(tokens, sequences)));
+            }
+        }
+        tests
+    }
+}
+
+/// The `--type` that the file says it is of, or the format of most of its bytes.
+fn type_name(file: &ModelFile) -> String {
+    let id = file.gguf().metadata.opt(keys::general::FILE_TYPE);
+    if let Some(file_type) = id.ok().flatten().and_then(FileType::from_id) {
+        return file_type.name().to_string();
+    }
+    let bytes = |format: Format| -> u64 {
+        let tensors = file.gguf().tensors.iter();
+        tensors
+            .filter(|t| t.format == format)
+            .map(|t| t.bytes)
+            .sum()
+    };
+    let most = Format::ALL.iter().max_by_key(|&&format| bytes(format));
+    most.map_or(String::new(), |format| format.to_string())
+}
+
+/// What a row is made of, beside the rates of the kernels.
+struct Timed {
+    test: String,
+    measured: Measured,
+    /// Bytes a second that were read just before.
+    stream: f64,
+    /// Memory at its end; the peak is the test's own.
+    memory: Option<memory::Resident>,
+}
+
+/// What the tests of a run share.
+struct Run {
+    options: EngineOptions,
+    limits: Limits,
+    watch: Watch,
+    repetitions: usize,
+    /// Bytes that the stream rate is taken over.
+    stream_bytes: usize,
+    /// Multiply-accumulates a second of the kernels of each format.
+    multiply_rates: Vec<(Format, f64)>,
+    progress: Progress,
+    done: u64,
+}
+
+impl Run {
+    fn measure_kernels(&mut self, work: &Work) {
+        let formats = work.formats().into_iter();
+        self.multiply_rates = formats.map(|f| (f, self.limits.multiply(f))).collect();
+    }
+
+    fn row(&self, timed: Timed) -> Row {
+        let rate = |format| {
+            let rates = self.multiply_rates.iter();
+            rates.filter(|r| r.0 == format).map(|r| r.1).sum()
+        };
+        Row::new(&timed, rate)
+    }
+
+    /// The rate at which memory is read. What the process takes is the model's again afterwards.
+    fn stream(&mut self) -> f64 {
+        // Not zeros, which the system would lend from one page.
+        let buffer = vec![1u64; self.stream_bytes / size_of::<u64>()];
+        let rates = (0..STREAM_PASSES).map(|_| self.limits.stream(&buffer));
+        let fastest = rates.fold(0.0, f64::max);
+        drop(buffer);
+        memory::reset_peak();
+        fastest
+    }
+
+    fn step(&mut self, test: &str) {
+        self.done += 1;
+        self.progress.at(self.done, test);
+    }
+
+    fn test(&mut self, engine: &mut Engine, work: &Work, test: Test) -> Result<Timed, Failure> {
+        let stream = self.stream();
+        let name = test.to_string();
+        let n_batch = self.options.n_batch;
+        let interrupted = self.watch.flag();
+        let go_on = || !interrupted.load(std::sync::atomic::Ordering::Relaxed);
+        let mut bench = Bench::new(engine, work.clone(), n_batch, &go_on);
+        let repetitions = self.repetitions;
+        let measured = bench.run(test, repetitions, || self.step(&name));
+        let measured = measured.map_err(|error| match error {
+            BenchError::Interrupted => Failure::interrupted(),
+            other => Failure::from(other),
+        })?;
+        Ok(Timed {
+            test: name,
+            measured,
+            stream,
+            memory: memory::resident(),
+        })
+    }
+
+    /// Opens the file anew each time and evaluates a short prompt.
+    fn load(&mut self, path: &Path) -> Result<Timed, Failure> {
+        let stream = self.stream();
+        let name = format!("load+pp{LOAD_PROMPT}");
+        let mut seconds = Vec::new();
+        let mut memory = None;
+        let mut read = Read::default();
+        // The first run brings the file into the page cache.
+        for i in 0..=self.repetitions {
+            if self.watch.requested() {
+                return Err(Failure::interrupted());
+            }
+            let start = Instant::now();
+            let mut engine = Engine::open(path, &self.options)?;
+            let tokenizer = tokenizer(engine.file())?;
+            let ids = 0..engine.n_vocab().min(tokenizer.n_tokens()) as u32;
+            let feeds: Vec<Feed> = (ids.cycle().step_by(7).take(LOAD_PROMPT))
+                .zip(1..)
+                .map(|(token, n)| Feed {
+                    sequence: 0,
+                    token,
+                    wants_logits: n == LOAD_PROMPT,
+                })
+                .collect();
+            engine.evaluate(&feeds)?;
+            if i > 0 {
+                seconds.push(start.elapsed().as_secs_f64());
+                self.step(&name);
+            }
+            memory = memory::resident();
+            let work = Work::new(engine.gguf(), engine.hyper(), self.options.kv);
+            read = work.of(
+                Test::Prefill {
+                    tokens: LOAD_PROMPT,
+                    depth: 0,
+                },
+                LOAD_PROMPT,
+            );
+        }
+        seconds.sort_by(f64::total_cmp);
+        Ok(Timed {
+            test: name,
+            measured: Measured {
+                seconds,
+                tokens: LOAD_PROMPT,
+                read,
+            },
+            stream,
+            memory,
+        })
+    }
+}
