@@ -11,6 +11,7 @@
 
 #[cfg(target_arch = "x86_64")]
 pub(super) mod avx2;
+pub(super) mod decode;
 pub(super) mod float;
 mod k;
 mod q4_0;

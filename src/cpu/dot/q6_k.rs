@@ -24,12 +24,15 @@ mod avx2 {
     use super::BlockQ6K;
     use crate::cpu::dot::avx2::*;
 
-    /// The scales of eight rows' super-blocks, a row a lane.
+    /// The scales of eight rows' super-blocks.
     #[derive(Clone, Copy)]
     pub(in crate::cpu) struct Scales {
+        /// A row a lane.
         d: __m256,
-        /// The 8-bit factors, four (two groups') in each.
+        /// The 8-bit factors, a row a lane, four (two groups') in each.
         factors: [__m256i; 4],
+        /// The factors of pairs of rows in i16: those of groups 0..4, those of 4..8.
+        pairs: [[__m256i; 2]; 4],
     }
 
     impl Unpack for BlockQ6K {
@@ -44,9 +47,13 @@ mod avx2 {
             // SAFETY: by the trait's contract.
             unsafe {
                 let at = rows.map(|row| addr_of!((*row).scales));
+                let raw = load_pairs(at);
+                let pairs = [wide(raw[0]), wide(raw[1]), wide(raw[2]), wide(raw[3])];
                 Scales {
-                    d: load_halfs(rows.map(|row| addr_of!((*row).d))),
-                    factors: transpose(load_pairs(at)),
+                    // The block ends with d: its scales' last two bytes are read with it.
+                    d: load_last_halfs(at.map(|at| at.cast::<i8>().add(14))),
+                    factors: transpose(raw),
+                    pairs,
                 }
             }
         }
@@ -74,6 +81,20 @@ mod avx2 {
             }
         }
 
+        #[inline(always)]
+        unsafe fn pair_factors(scales: &Scales, p: usize, g: usize) -> Pair {
+            // SAFETY: by the trait's contract.
+            unsafe {
+                let eight = scales.pairs[p][g / 4];
+                let first = _mm256_set1_epi16(0x0100 + (g as i16 % 4 * 4) * 0x0101);
+                let second = _mm256_add_epi8(first, _mm256_set1_epi8(2));
+                [
+                    _mm256_shuffle_epi8(eight, first),
+                    _mm256_shuffle_epi8(eight, second),
+                ]
+            }
+        }
+
         /// Half a block: 64 bytes hold the low nibbles of groups 0 and 1 and, as their high
         /// nibbles, of 2 and 3; 32 bytes hold the upper two bits of groups 0 to 3.
         #[inline(always)]
@@ -83,6 +104,22 @@ mod avx2 {
                 let (first, second) = (half(low, high, step, 0), half(low, high, step, 1));
                 std::array::from_fn(|j| [first[j], second[j]])
             }
+        }
+    }
+
+    /// The 16 bytes of each half as i16: the first eight, the last.
+    ///
+    /// # Safety
+    /// AVX2.
+    #[inline(always)]
+    unsafe fn wide(bytes: __m256i) -> [__m256i; 2] {
+        // SAFETY: by this function's contract.
+        unsafe {
+            let zero = _mm256_setzero_si256();
+            [
+                _mm256_srai_epi16::<8>(_mm256_unpacklo_epi8(zero, bytes)),
+                _mm256_srai_epi16::<8>(_mm256_unpackhi_epi8(zero, bytes)),
+            ]
         }
     }
 

@@ -8,30 +8,51 @@ use katari_gguf::block::{
 };
 
 use super::{IntKernels, Isa, Kernels, table};
-use crate::cpu::dot::{self, float};
+use crate::cpu::dot::avx2::Unpack;
+use crate::cpu::dot::{decode, float};
 use crate::cpu::gemm;
 use crate::cpu::math::Math;
 
 static AVX2: Kernels = table!(Isa::Avx2, Math::AVX2, float::avx2::product, avx2);
+static AVX2_VNNI: Kernels = table!(Isa::Avx2Vnni, Math::AVX2, float::avx2::product, vex);
+/// For a processor that has the instructions only as AVX-512 encodes them.
+static AVX2_EVEX: Kernels = table!(Isa::Avx2Vnni, Math::AVX2, float::avx2::product, evex);
+static AVX512_VNNI: Kernels = table!(Isa::Avx512Vnni, Math::AVX2, float::avx2::product, avx512);
 
-const fn avx2<B: dot::avx2::Unpack>() -> IntKernels {
+const fn avx2<B: Unpack>() -> IntKernels {
     IntKernels {
-        decode: dot::avx2::decode::<B>,
+        decode: decode::avx2::<B>,
         prefill: gemm::avx2::prefill::<B>,
     }
 }
 
-static AVX2_VNNI: Kernels = table!(Isa::Avx2Vnni, Math::AVX2, float::avx2::product, avx2);
-static AVX512_VNNI: Kernels = table!(Isa::Avx512Vnni, Math::AVX2, float::avx2::product, avx2);
+const fn vex<B: Unpack>() -> IntKernels {
+    IntKernels {
+        decode: decode::vex::<B>,
+        prefill: gemm::vnni::vex::<B>,
+    }
+}
+
+const fn evex<B: Unpack>() -> IntKernels {
+    IntKernels {
+        decode: decode::evex::<B>,
+        prefill: gemm::vnni::evex::<B>,
+    }
+}
+
+const fn avx512<B: Unpack>() -> IntKernels {
+    IntKernels {
+        decode: decode::evex::<B>,
+        prefill: gemm::avx512::prefill::<B>,
+    }
+}
 
 /// The kernels of `isa`, where this processor can run them.
 pub(super) fn kernels(isa: Isa) -> Option<&'static Kernels> {
     match isa {
         Isa::Avx2 => has_avx2().then_some(&AVX2),
-        Isa::Avx2Vnni => {
-            let has_vnni = is_x86_feature_detected!("avxvnni") || has_avx512_vnni();
-            (has_avx2() && has_vnni).then_some(&AVX2_VNNI)
-        }
+        Isa::Avx2Vnni if has_avx2() && is_x86_feature_detected!("avxvnni") => Some(&AVX2_VNNI),
+        Isa::Avx2Vnni => (has_avx2() && has_avx512_vnni()).then_some(&AVX2_EVEX),
         Isa::Avx512Vnni => (has_avx2() && has_avx512_vnni()).then_some(&AVX512_VNNI),
         _ => None,
     }

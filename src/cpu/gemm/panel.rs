@@ -1,0 +1,225 @@
+//! What the microkernels of x86 share: panels and how they are gone through.
+//!
+//! A panel is 16 rows of weights. Of each group of 32 values it holds, for `t` in 0..8, values
+//! `4 t..4 t + 4` of row `r` in the `r`th i32 of 16. Multiplied with the same four values of an
+//! activation in every lane, sums need never cross lanes. Panels are cut along their length to
+//! stay in the first-level cache; a tile's f32 accumulators lie in the output in between.
+
+use std::arch::x86_64::*;
+use std::cell::RefCell;
+
+use crate::cpu::activation::{GROUP, Rows};
+use crate::cpu::arena::Buffer;
+use crate::cpu::dot::Weights;
+use crate::cpu::dot::avx2::{ROWS, Unpack, panel_rows, transpose};
+use crate::cpu::dot::decode::offset;
+
+/// Rows in a panel.
+pub(super) const WIDE: usize = 16;
+/// Groups unpacked before they are used: 22 KiB. A multiple of the groups of every format's
+/// block.
+pub(super) const DEPTH: usize = 32;
+
+/// 16 rows' part of one group; each field as two registers of eight rows or one of sixteen.
+#[derive(Clone, Copy)]
+#[repr(C, align(64))]
+pub(super) struct Group {
+    /// `[step of 4 values][row][4]`.
+    pub q: [[__m256i; 2]; GROUP / 4],
+    /// `[row]`.
+    pub scale: [__m256; 2],
+    /// `[row]`.
+    pub min: [__m256; 2],
+    /// What [`Unpack::factors`] gives: two i16 a row.
+    pub factors: [__m256i; 2],
+}
+
+thread_local! {
+    /// A worker's panel.
+    static PANEL: RefCell<Buffer> = RefCell::default();
+}
+
+/// A microkernel.
+pub(super) trait Micro {
+    /// Whether signed integers are made unsigned first, by adding 128.
+    const UNSIGNED: bool;
+
+    /// Adds the panel's products with rows of activations to the output, as many as it likes of
+    /// those from `to.n` on; says how many.
+    ///
+    /// # Safety
+    /// The instruction set; `x` has the panel's groups.
+    unsafe fn tile<B: Unpack>(panel: &[Group], x: &Rows<'_>, to: Tile<'_>) -> usize;
+}
+
+/// Every row of `w` times every row of `x`.
+///
+/// # Safety
+/// The instruction set of `M`, AVX2, FMA and F16C; shapes as the table's type says.
+#[inline(always)]
+pub(super) unsafe fn run<B: Unpack, M: Micro>(
+    w: &Weights<'_>,
+    x: &Rows<'_>,
+    out: &mut [f32],
+    stride: usize,
+) {
+    // No closures around intrinsics: they might not be inlined.
+    let mut buffer = PANEL.take();
+    buffer.reserve(DEPTH * size_of::<Group>() / 4);
+    // Aligned to cache lines, as buffers are.
+    let panel = buffer.of_mut::<f32>().as_mut_ptr().cast::<Group>();
+    for first in (0..x.groups).step_by(DEPTH) {
+        let depth = DEPTH.min(x.groups - first);
+        for start in (0..w.rows).step_by(WIDE) {
+            let n_rows = (w.rows - start).min(WIDE);
+            // SAFETY: this function's contract; the buffer has room for `DEPTH` groups, rows are
+            // clamped to those there are, and both halves of the panel are written before use.
+            let panel = unsafe {
+                for i in 0..WIDE / ROWS {
+                    let rows = panel_rows::<B>(w, start + i * ROWS);
+                    unpack::<B, M>(&rows, first, depth, panel, i);
+                }
+                std::slice::from_raw_parts(panel, depth)
+            };
+            let mut n = 0;
+            while n < x.n {
+                let to = Tile {
+                    n,
+                    first,
+                    out: &mut out[n * stride + start..],
+                    stride,
+                    n_rows,
+                };
+                // SAFETY: this function's contract.
+                n += unsafe { M::tile::<B>(panel, x, to) };
+            }
+        }
+    }
+    PANEL.set(buffer);
+}
+
+/// Unpacks groups `first..first + depth`, whole blocks, of eight rows to half `i` of the panel.
+///
+/// # Safety
+/// AVX2, FMA and F16C; the rows are that long and `panel` has room.
+#[inline(always)]
+unsafe fn unpack<B: Unpack, M: Micro>(
+    rows: &[*const B; ROWS],
+    first: usize,
+    depth: usize,
+    panel: *mut Group,
+    i: usize,
+) {
+    let groups = B::LEN / GROUP;
+    // SAFETY: by this function's contract.
+    unsafe {
+        let flip = if B::CHAIN == 1 && M::UNSIGNED {
+            -128
+        } else {
+            0
+        };
+        let flip = _mm256_set1_epi8(flip);
+        for b in 0..depth / groups {
+            let blocks: [*const B; ROWS] = std::array::from_fn(|r| rows[r].add(first / groups + b));
+            let scales = B::scales(&blocks);
+            for step in 0..groups / B::STEP {
+                let pairs = [
+                    B::unpack(blocks[0], blocks[4], step),
+                    B::unpack(blocks[1], blocks[5], step),
+                    B::unpack(blocks[2], blocks[6], step),
+                    B::unpack(blocks[3], blocks[7], step),
+                ];
+                for j in 0..B::STEP {
+                    let g = step * B::STEP + j;
+                    let [p, q, r, s] = &pairs;
+                    let to = &mut *panel.add(b * groups + g);
+                    for half in 0..2 {
+                        let four = [p[j][half], q[j][half], r[j][half], s[j][half]];
+                        let four = transpose(four);
+                        for t in 0..4 {
+                            to.q[half * 4 + t][i] = _mm256_xor_si256(four[t], flip);
+                        }
+                    }
+                    to.scale[i] = B::scale(&scales, g);
+                    if B::HAS_MIN {
+                        to.min[i] = B::min(&scales, g);
+                    }
+                    if B::FACTORS {
+                        to.factors[i] = B::factors(&scales, g);
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Where a panel's products with some rows of activations go.
+pub(super) struct Tile<'a> {
+    /// The first row of activations.
+    pub n: usize,
+    /// The panel's first group.
+    pub first: usize,
+    /// The first row's part of the output.
+    out: &'a mut [f32],
+    /// Values from row to row of the output.
+    stride: usize,
+    /// How many of the panel's rows there are.
+    n_rows: usize,
+}
+
+impl Tile<'_> {
+    /// The accumulators so far, of `N` rows of activations: 0 where the panel begins with the
+    /// first group.
+    #[inline(always)]
+    pub(super) fn load<const N: usize>(&self) -> [[f32; WIDE]; N] {
+        let mut acc = [[0.0; WIDE]; N];
+        if self.first > 0 {
+            for (c, acc) in acc.iter_mut().enumerate() {
+                let out = &self.out[c * self.stride..][..self.n_rows];
+                acc[..self.n_rows].copy_from_slice(out);
+            }
+        }
+        acc
+    }
+
+    /// Puts them back.
+    #[inline(always)]
+    pub(super) fn store<const N: usize>(self, acc: &[[f32; WIDE]; N]) {
+        for (c, acc) in acc.iter().enumerate() {
+            let out = &mut self.out[c * self.stride..][..self.n_rows];
+            out.copy_from_slice(&acc[..self.n_rows]);
+        }
+    }
+}
+
+/// For `N` rows of activations from `n` on and each of the panel's groups, what sums begin with
+/// in place of 0: the sums of the two halves' integers times `-offset`, `[N][half][depth]`. Both
+/// together in the first where the format has no factors.
+///
+/// # Safety
+/// AVX2; `x` has these rows and groups.
+#[inline(always)]
+pub(super) unsafe fn beginnings<B: Unpack, M: Micro, const N: usize>(
+    x: &Rows<'_>,
+    n: usize,
+    first: usize,
+    depth: usize,
+) -> [[[i32; DEPTH]; 2]; N] {
+    let mut begin = [[[0; DEPTH]; 2]; N];
+    let less = const { -offset::<B>(M::UNSIGNED) };
+    if less == 0 {
+        return begin;
+    }
+    for (c, begin) in begin.iter_mut().enumerate() {
+        let halves = &x.halves[(n + c) * x.groups + first..][..depth];
+        for (g, &[a, b]) in halves.iter().enumerate() {
+            if B::FACTORS {
+                begin[0][g] = i32::from(less) * i32::from(a);
+                begin[1][g] = i32::from(less) * i32::from(b);
+            } else {
+                begin[0][g] = i32::from(less) * (i32::from(a) + i32::from(b));
+            }
+        }
+    }
+    begin
+}
