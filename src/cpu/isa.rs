@@ -19,6 +19,8 @@ use super::dot::float::{self, Floats};
 use super::dot::{self, Weights};
 use super::math::Math;
 
+#[cfg(target_arch = "aarch64")]
+mod arm;
 #[cfg(target_arch = "x86_64")]
 mod x86;
 
@@ -84,6 +86,8 @@ impl Isa {
             Isa::Scalar => Some(&SCALAR),
             #[cfg(target_arch = "x86_64")]
             Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512Vnni => x86::kernels(self),
+            #[cfg(target_arch = "aarch64")]
+            Isa::Neon | Isa::NeonDotprod | Isa::NeonI8mm => arm::kernels(self),
             // Another architecture's.
             _ => None,
         }

@@ -14,6 +14,8 @@ pub(super) mod avx2;
 pub(super) mod decode;
 pub(super) mod float;
 mod k;
+#[cfg(target_arch = "aarch64")]
+pub(super) mod neon;
 mod q4_0;
 mod q4_1;
 mod q4_k;

@@ -1,0 +1,32 @@
+//! `q4_0` weights on NEON.
+
+use std::arch::aarch64::*;
+use std::ptr::addr_of;
+
+use katari_gguf::block::BlockQ4_0;
+
+use super::*;
+
+impl Unpack for BlockQ4_0 {
+    const OFFSET: i32 = 8;
+    const BITS: u32 = 4;
+    type Scales = Lanes;
+
+    #[inline(always)]
+    unsafe fn scales(rows: &[*const Self; ROWS]) -> Lanes {
+        // SAFETY: by the trait's contract.
+        unsafe { load_halfs(rows.map(|row| addr_of!((*row).d))) }
+    }
+
+    #[inline(always)]
+    fn scale(scales: &Lanes, _g: usize) -> Lanes {
+        *scales
+    }
+
+    #[inline(always)]
+    unsafe fn unpack(row: *const Self, _step: usize) -> [Group; MAX_STEP] {
+        // SAFETY: by the trait's contract.
+        let bytes = unsafe { vld1q_u8(addr_of!((*row).qs).cast()) };
+        [nibbles(bytes); MAX_STEP]
+    }
+}

@@ -1,0 +1,38 @@
+//! `q5_0` weights on NEON.
+
+use std::arch::aarch64::*;
+use std::ptr::addr_of;
+
+use katari_gguf::block::BlockQ5_0;
+
+use super::*;
+
+impl Unpack for BlockQ5_0 {
+    // Unpacked with the format's offset taken off.
+    const OFFSET: i32 = 0;
+    const BITS: u32 = 5;
+    type Scales = Lanes;
+
+    #[inline(always)]
+    unsafe fn scales(rows: &[*const Self; ROWS]) -> Lanes {
+        // SAFETY: by the trait's contract.
+        unsafe { load_halfs(rows.map(|row| addr_of!((*row).d))) }
+    }
+
+    #[inline(always)]
+    fn scale(scales: &Lanes, _g: usize) -> Lanes {
+        *scales
+    }
+
+    #[inline(always)]
+    unsafe fn unpack(row: *const Self, _step: usize) -> [Group; MAX_STEP] {
+        // SAFETY: by the trait's contract.
+        let (bytes, bits) = unsafe {
+            (
+                vld1q_u8(addr_of!((*row).qs).cast()),
+                addr_of!((*row).qh).cast::<u32>().read_unaligned(),
+            )
+        };
+        [nibbles_and_bits(bytes, bits); MAX_STEP]
+    }
+}

@@ -1,0 +1,58 @@
+//! The tables of 64-bit ARM, and how each is detected.
+
+use std::arch::is_aarch64_feature_detected;
+
+use half::{bf16, f16};
+use katari_gguf::block::{
+    BlockQ4_0, BlockQ4_1, BlockQ4K, BlockQ5_0, BlockQ5_1, BlockQ5K, BlockQ6K, BlockQ8_0,
+};
+
+use super::{IntKernels, Isa, Kernels, table};
+use crate::cpu::dot::neon;
+use crate::cpu::gemm::neon as gemm;
+use crate::cpu::math::Math;
+
+// What every processor of the architecture has includes NEON, so the scalar arithmetic is
+// compiled for it.
+static NEON: Kernels = table!(Isa::Neon, Math::SCALAR, neon::float::product, baseline);
+static NEON_DOTPROD: Kernels = table!(
+    Isa::NeonDotprod,
+    Math::SCALAR,
+    neon::float::product,
+    dotprod
+);
+static NEON_I8MM: Kernels = table!(Isa::NeonI8mm, Math::SCALAR, neon::float::product, i8mm);
+
+const fn baseline<B: neon::Unpack>() -> IntKernels {
+    IntKernels {
+        decode: neon::decode::<B>,
+        prefill: gemm::prefill::<B>,
+    }
+}
+
+const fn dotprod<B: neon::Unpack>() -> IntKernels {
+    IntKernels {
+        decode: neon::decode_dotprod::<B>,
+        prefill: gemm::prefill_dotprod::<B>,
+    }
+}
+
+/// One row of activations has nothing to fill a matrix with: it takes dot products.
+const fn i8mm<B: neon::Unpack>() -> IntKernels {
+    IntKernels {
+        decode: neon::decode_dotprod::<B>,
+        prefill: gemm::prefill_i8mm::<B>,
+    }
+}
+
+/// The kernels of `isa`, where this processor can run them.
+pub(super) fn kernels(isa: Isa) -> Option<&'static Kernels> {
+    let has_dotprod = || is_aarch64_feature_detected!("dotprod");
+    let has_i8mm = || is_aarch64_feature_detected!("i8mm");
+    match isa {
+        Isa::Neon => Some(&NEON),
+        Isa::NeonDotprod => has_dotprod().then_some(&NEON_DOTPROD),
+        Isa::NeonI8mm => (has_dotprod() && has_i8mm()).then_some(&NEON_I8MM),
+        _ => None,
+    }
+}
