@@ -7,7 +7,6 @@
 use std::fmt;
 use std::str::FromStr;
 
-use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use katari_gguf::Format;
 use katari_gguf::block::{
@@ -285,20 +284,6 @@ impl Kernels {
         );
         // SAFETY: as in `int_product`.
         unsafe { kernel(w, x, out, stride) }
-    }
-
-    /// Unpacks whole blocks of a KV store's `format`; the same values as
-    /// [`Format::dequantize`], sooner.
-    pub(super) fn unpack(&self, format: Format, bytes: &[u8], out: &mut [f32]) {
-        match format {
-            Format::Q8_0 => self.math.unpack_q8_0(bytemuck::cast_slice(bytes), out),
-            Format::Q4_0 => self.math.unpack_q4_0(bytemuck::cast_slice(bytes), out),
-            Format::F16 => match bytemuck::try_cast_slice::<u8, f16>(bytes) {
-                Ok(halfs) => halfs.convert_to_f32_slice(out),
-                Err(_) => format.dequantize(bytes, out),
-            },
-            _ => format.dequantize(bytes, out),
-        }
     }
 }
 

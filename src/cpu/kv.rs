@@ -1,20 +1,31 @@
-//! The KV cache's storage: for each layer a store of keys and one of values, head after head,
-//! cell after cell, so that what one head attends to lies together. A head that is no whole
-//! number of blocks is padded with zeros.
+//! The KV cache's storage: for each layer a store of keys and one of values, in one mapping.
+//!
+//! A store is cut into blocks of [`CELLS`] cells; a block holds head after head, a head cell
+//! after cell, so that what one head attends to lies together and memory is used from the front.
+//! A head that is no whole number of a quantised type's blocks is padded with zeros.
 
-use std::cell::RefCell;
 use std::ops::Range;
 
 use katari_gguf::Format;
+use memmap2::MmapMut;
 
 use super::arena::Value;
+use super::attend::products::Stored;
 use super::disjoint::Disjoint;
+use super::lanes::LANES;
+use super::math::Math;
 use super::pool::Pool;
 use crate::kv::KvType;
 use crate::ops::{DeviceError, KvShape};
 
+/// Cells of a block.
+pub(super) const CELLS: usize = 256;
+
 /// Rows from which on storing them is split over threads.
 const PARALLEL_ROWS: usize = 16;
+
+/// Stores begin at multiples of this many bytes, a page.
+const ALIGNMENT: usize = 4096;
 
 /// The format that elements of `kv` are stored in.
 fn format(kv: KvType) -> Format {
@@ -26,153 +37,188 @@ fn format(kv: KvType) -> Format {
     }
 }
 
-/// The keys, or the values, of one layer.
-pub(super) struct Store {
-    format: Format,
+/// How the keys, or the values, of one layer are laid out.
+#[derive(Clone, Copy)]
+struct Layout {
+    kind: KvType,
     n_head: usize,
     n_cells: usize,
     head_dim: usize,
     /// Bytes of one cell's head.
     head_bytes: usize,
-    /// `[n_head, n_cells, head_bytes]` in words, so that elements of two and four bytes are
-    /// aligned.
-    words: Vec<u32>,
+    /// Where the store begins in the mapping.
+    start: usize,
 }
 
-thread_local! {
-    /// A head's values where storing them needs padding.
-    static PADDED: RefCell<Vec<f32>> = const { RefCell::new(Vec::new()) };
-}
-
-impl Store {
-    fn new(kv: KvType, shape: &KvShape) -> Result<Store, DeviceError> {
-        let head_bytes = kv.head_bytes(shape.heads.head_dim);
-        let bytes = [shape.n_cells, shape.heads.n_head]
-            .iter()
-            .try_fold(head_bytes, |product, &n| product.checked_mul(n))
-            .filter(|&n| n <= isize::MAX as usize - 3)
-            .ok_or_else(|| {
-                DeviceError(format!(
-                    "a KV cache of {} cells is too large",
-                    shape.n_cells
-                ))
-            })?;
-        Ok(Store {
-            format: format(kv),
+impl Layout {
+    /// The store after `end` bytes of others, and where it ends itself; `None` where no address
+    /// is large enough.
+    fn after(end: usize, kind: KvType, shape: &KvShape) -> Option<(Layout, usize)> {
+        let layout = Layout {
+            kind,
             n_head: shape.heads.n_head,
             n_cells: shape.n_cells,
             head_dim: shape.heads.head_dim,
-            head_bytes,
-            // Zeroed pages that take memory when they are first written.
-            words: vec![0; bytes.div_ceil(4)],
-        })
+            head_bytes: kind.head_bytes(shape.heads.head_dim),
+            start: end.checked_next_multiple_of(ALIGNMENT)?,
+        };
+        let cell = layout.head_bytes.checked_mul(layout.n_head)?;
+        let end = cell
+            .checked_mul(layout.n_cells)?
+            .checked_add(layout.start)?;
+        Some((layout, end))
     }
 
-    /// How the elements are stored.
-    pub(super) fn format(&self) -> Format {
-        self.format
-    }
-
-    /// Values that a stored head unpacks to: `head_dim`, rounded up to whole blocks.
-    pub(super) fn head_width(&self) -> usize {
-        self.head_dim.next_multiple_of(self.format.block_len())
-    }
-
-    /// Bytes of one cell's head.
-    pub(super) fn head_bytes(&self) -> usize {
-        self.head_bytes
-    }
-
-    fn bytes(&self) -> &[u8] {
-        bytemuck::cast_slice(&self.words)
-    }
-
-    fn bytes_mut(&mut self) -> &mut [u8] {
-        bytemuck::cast_slice_mut(&mut self.words)
-    }
-
-    /// Where `n` cells of a head lie.
+    /// Where `n` cells of a head lie, all of one block.
     fn span(&self, head: usize, cell: u32, n: usize) -> Range<usize> {
-        let start = (head * self.n_cells + cell as usize) * self.head_bytes;
+        let (block, cell) = (cell as usize / CELLS, cell as usize % CELLS);
+        // The last block may be shorter.
+        let cells = CELLS.min(self.n_cells - block * CELLS);
+        let before = block * CELLS * self.n_head + head * cells + cell;
+        let start = self.start + before * self.head_bytes;
         start..start + n * self.head_bytes
     }
 
-    /// One head of `n` cells from `cell` on, as stored.
-    pub(super) fn heads(&self, head: usize, cell: u32, n: usize) -> &[u8] {
-        &self.bytes()[self.span(head, cell, n)]
+    fn format(&self) -> Format {
+        format(self.kind)
     }
 
     /// Bytes that `n` values take, whole blocks.
     fn packed(&self, n: usize) -> usize {
-        n / self.format.block_len() * self.format.block_bytes()
+        n / self.kind.block_len() * self.kind.block_bytes()
+    }
+}
+
+/// The keys, or the values, of one layer.
+#[derive(Clone, Copy)]
+pub(super) struct Store<'a> {
+    layout: Layout,
+    memory: &'a [u8],
+}
+
+impl<'a> Store<'a> {
+    /// Values that a stored head unpacks to: `head_dim`, rounded up to whole blocks and lanes.
+    pub(super) fn head_width(&self) -> usize {
+        let unit = self.layout.kind.block_len().max(LANES);
+        self.layout.head_dim.next_multiple_of(unit)
     }
 
-    /// Stores row `i` of `x`, `[cells, n_head * head_dim]`, in `cells[i]`, for every row. Threads
-    /// take heads, whose memory is apart.
-    pub(super) fn save(&mut self, pool: &Pool, cells: impl Fn(usize) -> u32 + Sync, x: &Value) {
-        let (format, dim, head_bytes) = (self.format, self.head_dim, self.head_bytes);
-        let (width, n_head) = (self.head_width(), self.n_head);
-        let part = self.n_cells * head_bytes;
-        let bytes = Disjoint::new(self.bytes_mut());
-        // One row is stored sooner than another thread could begin.
-        let grain = if x.rows < PARALLEL_ROWS { n_head } else { 1 };
-        pool.for_each(n_head, grain, |heads| {
-            for head in heads {
-                // SAFETY: the part of one head; each head is given out once.
-                let bytes = unsafe { bytes.part(head * part..(head + 1) * part) };
-                for i in 0..x.rows {
-                    let values = &x.row(i)[head * dim..(head + 1) * dim];
-                    let to = &mut bytes[cells(i) as usize * head_bytes..][..head_bytes];
-                    if width == dim {
-                        format.quantize(values, to);
-                        continue;
-                    }
-                    PADDED.with_borrow_mut(|padded| {
-                        padded.clear();
-                        padded.extend_from_slice(values);
-                        padded.resize(width, 0.0);
-                        format.quantize(padded, to);
-                    });
-                }
-            }
-        });
+    /// Whether kernels can take heads as they are stored.
+    pub(super) fn is_whole(&self) -> bool {
+        self.layout.kind.block_len() > 1 || self.layout.head_dim % LANES == 0
+    }
+
+    /// One head of `n` cells of one block from `cell` on.
+    pub(super) fn heads(&self, head: usize, cell: u32, n: usize) -> Stored<'a> {
+        Stored {
+            kind: self.layout.kind,
+            bytes: &self.memory[self.layout.span(head, cell, n)],
+            row_bytes: self.layout.head_bytes,
+        }
     }
 }
 
 /// One layer.
-pub(super) struct Layer {
-    pub keys: Store,
-    pub values: Store,
-}
-
-impl Layer {
-    fn stores(&self) -> [&Store; 2] {
-        [&self.keys, &self.values]
-    }
-
-    fn stores_mut(&mut self) -> [&mut Store; 2] {
-        [&mut self.keys, &mut self.values]
-    }
+pub(super) struct Layer<'a> {
+    pub keys: Store<'a>,
+    pub values: Store<'a>,
 }
 
 /// All layers of this device.
 pub(super) struct Kv {
-    pub layers: Vec<Layer>,
+    /// Keys and values of each layer.
+    layouts: Vec<[Layout; 2]>,
     n_cells: usize,
+    /// Zeroed pages that take memory when they are first written.
+    memory: MmapMut,
 }
 
 impl Kv {
+    /// # Errors
+    /// Where the system does not grant the memory.
     pub(super) fn new(shape: &KvShape) -> Result<Kv, DeviceError> {
-        let layer = |_| {
-            Ok(Layer {
-                keys: Store::new(shape.keys, shape)?,
-                values: Store::new(shape.values, shape)?,
-            })
+        let layouts = || {
+            let (mut layouts, mut end) = (Vec::with_capacity(shape.n_layer), 0);
+            for _ in 0..shape.n_layer {
+                let keys;
+                let values;
+                (keys, end) = Layout::after(end, shape.keys, shape)?;
+                (values, end) = Layout::after(end, shape.values, shape)?;
+                layouts.push([keys, values]);
+            }
+            Some((layouts, end))
         };
+        let refused = |why: String| {
+            DeviceError(format!(
+                "the KV cache of {} cells needs {} bytes, which {why}; give a smaller --ctx, or a \
+                 smaller type of keys and values",
+                shape.n_cells,
+                shape.bytes()
+            ))
+        };
+        let (layouts, bytes) =
+            layouts().ok_or_else(|| refused("no address space is large enough for".into()))?;
+        let memory = MmapMut::map_anon(bytes.max(1))
+            .map_err(|e| refused(format!("the system does not grant ({e})")))?;
+        // Blocks are read whole and one after another: large pages save looking up small ones.
+        // Where there are none nothing is lost.
+        #[cfg(target_os = "linux")]
+        let _ = memory.advise(memmap2::Advice::HugePage);
         Ok(Kv {
-            layers: (0..shape.n_layer).map(layer).collect::<Result<_, _>>()?,
+            layouts,
             n_cells: shape.n_cells,
+            memory,
         })
+    }
+
+    /// Heads of every layer.
+    pub(super) fn n_head(&self) -> usize {
+        let first = self.layouts.first();
+        first.map_or(0, |[keys, _]| keys.n_head)
+    }
+
+    /// Layer `i`, if there is one.
+    pub(super) fn layer(&self, i: usize) -> Option<Layer<'_>> {
+        let [keys, values] = self.layouts.get(i)?;
+        let store = |&layout: &Layout| Store {
+            layout,
+            memory: &self.memory,
+        };
+        Some(Layer {
+            keys: store(keys),
+            values: store(values),
+        })
+    }
+
+    /// Stores row `i` of `k` and `v`, `[rows, n_head * head_dim]`, in cell `cells(i)` of `layer`,
+    /// for every row. Threads take heads, whose memory is apart.
+    pub(super) fn save(
+        &mut self,
+        pool: &Pool,
+        math: &Math,
+        layer: usize,
+        cells: impl Fn(usize) -> u32 + Sync,
+        [k, v]: [&Value; 2],
+    ) {
+        let layouts = &self.layouts[layer];
+        let n_head = layouts[0].n_head;
+        let memory = Disjoint::new(&mut self.memory);
+        // A few rows are stored sooner than another thread could begin.
+        let grain = if k.rows < PARALLEL_ROWS { n_head } else { 1 };
+        pool.for_each(n_head, grain, |heads| {
+            for (layout, x) in layouts.iter().zip([k, v]) {
+                let dim = layout.head_dim;
+                for head in heads.clone() {
+                    for i in 0..x.rows {
+                        let values = &x.row(i)[head * dim..(head + 1) * dim];
+                        // SAFETY: one head of one cell, and each head is given out once, so
+                        // that no other thread has it; it is let go before the next.
+                        let to = unsafe { memory.part(layout.span(head, cells(i), 1)) };
+                        math.pack(layout.kind, values, to);
+                    }
+                }
+            }
+        });
     }
 
     /// An error unless every one of `cells` exists.
@@ -194,18 +240,16 @@ impl Kv {
         dims: usize,
         mut turn: impl FnMut(&mut [f32]),
     ) {
-        let mut head = Vec::new();
-        for layer in &mut self.layers {
-            let keys = &mut layer.keys;
-            head.resize(dims.next_multiple_of(keys.format.block_len()), 0.0);
-            for h in 0..keys.n_head {
+        let mut values = Vec::new();
+        for [keys, _] in &self.layouts {
+            values.resize(dims.next_multiple_of(keys.kind.block_len()), 0.0);
+            for head in 0..keys.n_head {
                 for &cell in cells {
-                    let start = keys.span(h, cell, 1).start;
-                    let span = start..start + keys.packed(head.len());
-                    let (format, bytes) = (keys.format, &mut keys.bytes_mut()[span]);
-                    format.dequantize(bytes, &mut head);
-                    turn(&mut head[..dims]);
-                    format.quantize(&head, bytes);
+                    let start = keys.span(head, cell, 1).start;
+                    let bytes = &mut self.memory[start..start + keys.packed(values.len())];
+                    keys.format().dequantize(bytes, &mut values);
+                    turn(&mut values[..dims]);
+                    keys.format().quantize(&values, bytes);
                 }
             }
         }
@@ -213,13 +257,11 @@ impl Kv {
 
     /// Copies cells of every layer, (from, to) in order.
     pub(super) fn copy(&mut self, pairs: &[(u32, u32)]) {
-        for layer in &mut self.layers {
-            for store in layer.stores_mut() {
-                for head in 0..store.n_head {
-                    for &(from, to) in pairs {
-                        let (from, to) = (store.span(head, from, 1), store.span(head, to, 1));
-                        store.bytes_mut().copy_within(from, to.start);
-                    }
+        for layout in self.layouts.as_flattened() {
+            for head in 0..layout.n_head {
+                for &(from, to) in pairs {
+                    let (from, to) = (layout.span(head, from, 1), layout.span(head, to, 1));
+                    self.memory.copy_within(from, to.start);
                 }
             }
         }
@@ -227,21 +269,25 @@ impl Kv {
 
     /// Bytes that `n` cells export to.
     fn exported_bytes(&self, n: usize) -> usize {
-        let cell = |store: &Store| store.n_head * store.head_bytes;
-        let layer = |layer: &Layer| layer.stores().map(cell).iter().sum::<usize>();
-        n * self.layers.iter().map(layer).sum::<usize>()
+        let stores = self.layouts.as_flattened().iter();
+        n * stores.map(|s| s.n_head * s.head_bytes).sum::<usize>()
     }
 
-    /// The bytes of `cells`: for each layer the keys of each cell, then the values of each, a
-    /// cell's heads one after another.
+    /// Where the heads of `cells` lie: for each layer the keys of each cell, then the values of
+    /// each, a cell's heads one after another.
+    fn spans(&self, cells: &[u32]) -> impl Iterator<Item = Range<usize>> {
+        let layouts = self.layouts.as_flattened().iter();
+        layouts.flat_map(move |layout| {
+            let heads = move |&cell| (0..layout.n_head).map(move |h| layout.span(h, cell, 1));
+            cells.iter().flat_map(heads)
+        })
+    }
+
+    /// The bytes of `cells`, in order of [`Kv::spans`].
     pub(super) fn export(&self, cells: &[u32]) -> Vec<u8> {
         let mut bytes = Vec::with_capacity(self.exported_bytes(cells.len()));
-        for store in self.layers.iter().flat_map(Layer::stores) {
-            for &cell in cells {
-                for head in 0..store.n_head {
-                    bytes.extend_from_slice(store.heads(head, cell, 1));
-                }
-            }
+        for span in self.spans(cells) {
+            bytes.extend_from_slice(&self.memory[span]);
         }
         bytes
     }
@@ -258,12 +304,11 @@ impl Kv {
             )));
         }
         let mut rest = bytes;
-        for store in self.layers.iter_mut().flat_map(Layer::stores_mut) {
+        for layout in self.layouts.as_flattened() {
             for &cell in cells {
-                for head in 0..store.n_head {
-                    let (now, later) = rest.split_at(store.head_bytes);
-                    let span = store.span(head, cell, 1);
-                    store.bytes_mut()[span].copy_from_slice(now);
+                for head in 0..layout.n_head {
+                    let (now, later) = rest.split_at(layout.head_bytes);
+                    self.memory[layout.span(head, cell, 1)].copy_from_slice(now);
                     rest = later;
                 }
             }

@@ -4,7 +4,8 @@
 //! - `isa` detects once what the processor has: one table of kernels for each instruction set
 //! - `dot` products with weights as they lie in the file, one format a file; `gemm` those with
 //!   many rows of activations
-//! - `math` the arithmetic between them; `attend` and `kv` the attention and what it reads
+//! - `math` the arithmetic between them; `attend` and `kv` the attention and what it reads, written
+//!   with the vectors of `lanes`
 //! - `limits` what the machine can do at best, measured
 //!
 //! A row's result is the same to the bit whatever else is in the batch, whatever the number of
@@ -19,6 +20,7 @@ mod dot;
 mod gemm;
 mod isa;
 mod kv;
+mod lanes;
 mod limits;
 mod linear;
 mod math;

@@ -76,7 +76,8 @@ impl CpuOps {
         self.rows.extend_from_slice(batch.rows);
         self.hidden.clear();
         self.hidden.extend_from_slice(hidden);
-        self.plan.set(batch);
+        let n_head = self.kv.get_mut().as_ref().map_or(0, Kv::n_head);
+        self.plan.set(batch, n_head);
         self.rope.get_mut().clear();
         Ok(())
     }
@@ -219,20 +220,23 @@ impl Ops for CpuOps {
     fn attend(&self, layer: usize, heads: &Heads, q: &Value, k: &Value, v: &Value) -> Value {
         let mut out = self.value(q.rows, q.width);
         let mut kv = self.kv.borrow_mut();
-        let Some(layer) = kv.as_mut().and_then(|kv| kv.layers.get_mut(layer)) else {
-            unreachable!("a pass with attention needs allocate_kv for its layers first");
+        let Some(kv) = kv.as_mut() else {
+            unreachable!("a pass with attention needs allocate_kv first");
         };
-        let rows = &self.rows;
-        layer.keys.save(&self.pool, |i| rows[i].cell, k);
-        layer.values.save(&self.pool, |i| rows[i].cell, v);
+        let (rows, math) = (&self.rows, self.kernels.math());
+        kv.save(&self.pool, math, layer, |i| rows[i].cell, [k, v]);
+        let Some(layer) = kv.layer(layer) else {
+            unreachable!("keys and values of the layer were just saved");
+        };
         let attention = Attention {
-            kernels: self.kernels,
+            math,
             plan: &self.plan,
             layer,
             heads,
             q: q.data(),
         };
-        attention.run(&self.pool, out.data_mut());
+        let mut memory = self.value(1, attention.memory());
+        attention.run(&self.pool, memory.data_mut(), out.data_mut());
         out
     }
 

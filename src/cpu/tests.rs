@@ -1,6 +1,7 @@
 //! The backend as a whole: a small transformer on it, against plain loops in f64 and against
 //! itself cut in other ways.
 
+mod attention;
 mod storage;
 
 use std::sync::Arc;

@@ -16,11 +16,13 @@ const _: () = assert!(size_of::<Half>() == 2);
 impl Half {
     /// The nearest half, ties to even; every NaN becomes the quiet one without payload, as in
     /// ggml.
+    #[inline]
     pub fn new(x: f32) -> Half {
         Half::from_f16(f16::from_f32(x))
     }
 
     /// The same number; NaN as in [`Half::new`].
+    #[inline]
     fn from_f16(x: f16) -> Half {
         let bits = x.to_bits();
         let quiet = (bits & 0x8000) | 0x7e00;
@@ -28,11 +30,13 @@ impl Half {
     }
 
     /// The number as the `half` crate's type.
+    #[inline]
     pub fn to_f16(self) -> f16 {
         f16::from_le_bytes(self.0)
     }
 
     /// The number, exactly.
+    #[inline]
     pub fn to_f32(self) -> f32 {
         self.to_f16().to_f32()
     }

@@ -14,6 +14,7 @@ const INFINITY: u32 = f32::INFINITY.to_bits();
 
 /// The value of greatest magnitude, the first of them; 0 where there is none. NaNs are passed
 /// over.
+#[inline]
 pub(super) fn peak(x: &[f32]) -> f32 {
     // Magnitudes of floats are in order of their bits.
     let magnitude = |x: &f32| {
@@ -30,6 +31,7 @@ pub(super) fn peak(x: &[f32]) -> f32 {
 
 /// The greatest magnitude. A NaN is forgotten with the next value, so that only one at the end
 /// counts.
+#[inline]
 pub(super) fn magnitude(x: &[f32]) -> f32 {
     let bits = x.iter().map(|x| (x.to_bits() & !SIGN) as i32);
     let greatest = bits.fold(0, i32::max) as u32;
@@ -66,18 +68,21 @@ pub(super) fn range(x: &[f32]) -> (f32, f32) {
 }
 
 /// `1 / d`, or 0 for 0.
+#[inline]
 pub(super) fn inverse(d: f32) -> f32 {
     if d != 0.0 { 1.0 / d } else { 0.0 }
 }
 
 /// The low byte of `x` cut to an integer, as x86-64 converts: what does not fit 32 bits, and
 /// NaN, becomes -2^31, whose low byte is 0.
+#[inline]
 pub(super) fn truncate(x: f32) -> i8 {
     const LIMIT: f32 = 2147483648.0;
     (if x < LIMIT { x as i32 } else { i32::MIN }) as i8
 }
 
 /// The low nibbles of `q`: value `i` below, value `i + 16` above in byte `i`.
+#[inline]
 pub(super) fn pack_nibbles(q: &[u8; LEN]) -> [u8; LEN / 2] {
     std::array::from_fn(|i| (q[i] & 0xf) | (q[i + LEN / 2] << 4))
 }

@@ -17,7 +17,7 @@ static AVX2: Kernels = table!(Isa::Avx2, Math::AVX2, float::avx2::product, avx2)
 static AVX2_VNNI: Kernels = table!(Isa::Avx2Vnni, Math::AVX2, float::avx2::product, vex);
 /// For a processor that has the instructions only as AVX-512 encodes them.
 static AVX2_EVEX: Kernels = table!(Isa::Avx2Vnni, Math::AVX2, float::avx2::product, evex);
-static AVX512_VNNI: Kernels = table!(Isa::Avx512Vnni, Math::AVX2, float::avx2::product, avx512);
+static AVX512_VNNI: Kernels = table!(Isa::Avx512Vnni, Math::AVX512, float::avx2::product, avx512);
 
 const fn avx2<B: Unpack>() -> IntKernels {
     IntKernels {

@@ -4,107 +4,15 @@ use std::sync::Arc;
 
 use katari_gguf::Format;
 
+use super::attention::kv_tolerance;
 use super::{Random, cpu, shape};
 use crate::cpu::*;
 use crate::kv::{KvType, Ledger};
-use crate::ops::{Heads, Ops, RopePairs, Row};
+use crate::ops::{Heads, RopePairs, Row};
 
-/// Attention alone, on heads that no block divides: rows `[q | k | v]` in, attended rows out.
-fn attend(isa: Isa, kv: (KvType, KvType), heads: Heads, rows: &[f32], batch: usize) -> Vec<f32> {
-    let width = heads.n_head * heads.head_dim;
-    let mut cpu = Cpu::new(2, Some(isa)).unwrap();
-    cpu.allocate_kv(&shape(kv.0, kv.1, heads)).unwrap();
-    let mut ledger = Ledger::new(600, 2);
-    // Cells that do not lie in a row: every third is another sequence's.
-    let mut out = Vec::new();
-    for rows in rows.chunks(batch * 3 * width) {
-        let batch: Vec<Row> = (0..rows.len() / (3 * width))
-            .map(|i| {
-                if i % 3 == 1 {
-                    ledger.append(1, 1).unwrap();
-                }
-                Row {
-                    token: 0,
-                    position: ledger.len(0) as u32,
-                    sequence: 0,
-                    cell: ledger.append(0, 1).unwrap()[0],
-                    wants_logits: true,
-                }
-            })
-            .collect();
-        let batch = Batch {
-            rows: &batch,
-            ledger: &ledger,
-        };
-        let attended = cpu.run(&batch, rows, &mut |ops| {
-            let x = ops.hidden();
-            let [q, k, v] = [0, 1, 2].map(|i| ops.columns(&x, i * width..(i + 1) * width));
-            ops.attend(0, &heads, &q, &k, &v)
-        });
-        out.extend_from_slice(attended.unwrap());
-    }
-    out
-}
-
-/// What rounding keys and values of variance 1 to each type costs: about one part in 2^11, in
-/// 2 * 127 / 3 and in 2 * 8 / 3, averaged over the cells.
-fn kv_tolerance(kv: KvType) -> f32 {
-    match kv {
-        KvType::F32 => 1e-5,
-        KvType::F16 => 2e-3,
-        KvType::Q8_0 => 2e-2,
-        KvType::Q4_0 => 0.4,
-    }
-}
-
-#[test]
-fn heads_of_80_are_padded() {
-    let heads = Heads {
-        n_head: 2,
-        head_dim: 80,
-        scale: 0.1,
-    };
-    let (width, n) = (160, 70);
-    let rows = Random(5).normals(n * 3 * width, 1.0);
-    let part = |i: usize, which: usize, head: usize| {
-        let start = (i * 3 + which) * width + head * 80;
-        rows[start..start + 80].iter().map(|&x| f64::from(x))
-    };
-    let mut expected = vec![0.0; n * width];
-    for (i, row) in expected.chunks_exact_mut(width).enumerate() {
-        for (head, out) in row.chunks_exact_mut(80).enumerate() {
-            let weight = |j| {
-                let dot: f64 = part(i, 0, head)
-                    .zip(part(j, 1, head))
-                    .map(|(q, k)| q * k)
-                    .sum();
-                (dot * 0.1).exp()
-            };
-            let total: f64 = (0..=i).map(weight).sum();
-            for j in 0..=i {
-                let weight = weight(j) / total;
-                for (out, v) in out.iter_mut().zip(part(j, 2, head)) {
-                    *out += weight * v;
-                }
-            }
-        }
-    }
-    for &kv in KvType::ALL {
-        let isas = Isa::ALL.iter().filter(|isa| isa.is_available());
-        let found: Vec<_> = isas
-            .map(|&isa| attend(isa, (kv, kv), heads, &rows, 70))
-            .collect();
-        for (found, expected) in found[0].iter().zip(&expected) {
-            let error = (f64::from(*found) - expected).abs();
-            assert!(
-                error < f64::from(kv_tolerance(kv)),
-                "{kv}: {found} {expected}"
-            );
-        }
-        assert!(found.iter().all(|other| *other == found[0]), "{kv}");
-        let one_by_one = attend(Isa::best(), (kv, kv), heads, &rows, 1);
-        assert_eq!(one_by_one, found[0], "{kv}");
-    }
+/// The format whose blocks a KV type stores.
+fn block_format(kv: KvType) -> Format {
+    kv.name().parse().unwrap()
 }
 
 #[test]
@@ -124,9 +32,7 @@ fn cells_are_copied_saved_and_turned() {
         // Stored bytes that mean something: those of the types' own blocks.
         let mut bytes = Vec::new();
         for seed in 0..3 {
-            let format = cpu.ops.kv.borrow().as_ref().unwrap().layers[0]
-                .keys
-                .format();
+            let format = block_format(kv);
             for _ in 0..4 {
                 let width = 80usize.next_multiple_of(format.block_len());
                 let mut head = vec![0; format.bytes(width as u64).unwrap() as usize];
@@ -172,9 +78,9 @@ fn cells_are_copied_saved_and_turned() {
         };
         let keys = |cpu: &Cpu| {
             let store = cpu.ops.kv.borrow();
-            let keys = &store.as_ref().unwrap().layers[0].keys;
+            let keys = store.as_ref().unwrap().layer(0).unwrap().keys;
             let mut head = vec![0.0; keys.head_width()];
-            keys.format().dequantize(keys.heads(1, 9, 1), &mut head);
+            block_format(kv).dequantize(keys.heads(1, 9, 1).bytes, &mut head);
             head
         };
         let (before, exported) = (keys(&cpu), cpu.export(&[9]).unwrap());
