@@ -23,9 +23,11 @@ registers.
 
 import argparse
 import json
+import mmap
 import os
 import shlex
 import statistics
+import struct
 import subprocess
 import sys
 import time
@@ -103,6 +105,76 @@ def speed(args):
                 out.write(json.dumps(row) + "\n")
 
 
+# Sizes of GGUF's scalar types by number; 8 is a string, 9 an array.
+SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
+ALIGNMENT = 32
+
+
+def tensors(data):
+    """Where each tensor of a GGUF file lies: name -> (type number, bytes), from its mapped bytes."""
+    at = 0
+
+    def number(kind="I"):
+        nonlocal at
+        (value,) = struct.unpack_from("<" + kind, data, at)
+        at += struct.calcsize(kind)
+        return value
+
+    def text():
+        nonlocal at
+        n = number("Q")
+        at += n
+        return bytes(data[at - n : at])
+
+    def skip(kind):
+        nonlocal at
+        if kind == 8:
+            text()
+        elif kind == 9:
+            inner, n = number(), number("Q")
+            if inner in SCALARS:
+                at += n * SCALARS[inner]
+            else:
+                for _ in range(n):
+                    skip(inner)
+        else:
+            at += SCALARS[kind]
+
+    magic, _, n_tensors, n_keys = number(), number(), number("Q"), number("Q")
+    assert magic == 0x46554747, "no GGUF"
+    for _ in range(n_keys):
+        text()
+        skip(number())
+    listed = []
+    for _ in range(n_tensors):
+        name = text()
+        for _ in range(number()):
+            number("Q")
+        listed.append((number(), number("Q"), name))
+    start = -(-at // ALIGNMENT) * ALIGNMENT
+    ordered = sorted(listed, key=lambda tensor: tensor[1])
+    ends = [offset for _, offset, _ in ordered[1:]] + [len(data) - start]
+    return {name: (kind, memoryview(data)[start + a : start + b]) for (kind, a, name), b in zip(ordered, ends)}
+
+
+def differences(one, other):
+    """How many tensors of two files differ in type or in a byte, and how many there are."""
+    maps = []
+    for path in (one, other):
+        with open(path, "rb") as file:
+            maps.append(mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ))
+    ours, theirs = map(tensors, maps)
+    names = ours.keys() | theirs.keys()
+
+    def same(name):
+        (kind, a), (other_kind, b) = ours.get(name, (None, b"")), theirs.get(name, (None, b""))
+        n = min(len(a), len(b))
+        # What follows the shorter one is padding.
+        return kind == other_kind and a[:n] == b[:n] and not any(a[n:]) and not any(b[n:])
+
+    return sum(not same(name) for name in names), len(names)
+
+
 def quantize(args):
     work = args.work
     os.makedirs(work, exist_ok=True)
@@ -111,21 +183,23 @@ def quantize(args):
     if not os.path.exists(f16):
         call(args, [args.katari, "quantize", args.checkpoint, "--type", "f16", "-o", f16, *tokenizer])
     size = os.path.getsize(f16)
-    print("| type | katari, s | llama-quantize, s | ratio | dd in and out, s | katari / dd |")
-    print("|---|---|---|---|---|---|", flush=True)
+    print("| type | katari, s | llama-quantize, s | ratio | tensors that differ | dd in and out, s | katari / dd |")
+    print("|---|---|---|---|---|---|---|", flush=True)
     for file_type in args.types:
-        ours, theirs, copies = [], [], []
+        ours, theirs, copies, differing = [], [], [], ""
         for _ in range(args.rounds):
             ours.append(call(args, [
                 args.katari, "quantize", args.checkpoint, "--type", file_type, "-o", out, "--force",
                 "--threads", args.threads, *tokenizer,
             ])[1])
             written = os.path.getsize(out)
-            os.remove(out)
             if args.llama:
-                tool = os.path.join(args.llama, "llama-quantize")
-                theirs.append(call(args, [tool, f16, out, file_type, args.threads])[1])
-                os.remove(out)
+                tool, other = os.path.join(args.llama, "llama-quantize"), out + ".llama"
+                theirs.append(call(args, [tool, f16, other, file_type, args.threads])[1])
+                if len(theirs) == 1:
+                    differing = "%d of %d" % differences(out, other)
+                os.remove(other)
+            os.remove(out)
             # As katari does, dd ends when the disk has the bytes.
             count = written >> 20
             copies.append(
@@ -138,7 +212,7 @@ def quantize(args):
         print(
             f"| {file_type} | {ours:.1f} | "
             + (f"{theirs:.1f} | {theirs / ours:.2f} x" if theirs else " | ")
-            + f" | {copies:.1f} | {ours / copies:.2f} |",
+            + f" | {differing} | {copies:.1f} | {ours / copies:.2f} |",
             flush=True,
         )
     print(f"\nFrom {size / 1e9:.2f} GB of F16.")
