@@ -5,7 +5,9 @@ mod report;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-use katari::bench::{Bench, BenchError, Limits, Measured, Read, Test, Work, memory, synthetic};
+use katari::bench::{
+    Ahead, Bench, BenchError, Limits, Measured, Read, Test, Work, memory, synthetic,
+};
 use katari::engine::{Engine, EngineOptions, Feed, Isa, ModelFile};
 use katari_gguf::{Format, keys};
 use katari_quantize::FileType;
@@ -20,7 +22,7 @@ use report::{Report, Row};
 /// Tokens of the prompt that --load times the first token after.
 const LOAD_PROMPT: usize = 16;
 
-/// Passes over them; the fastest counts.
+/// Passes over that memory in each way; the fastest counts.
 const STREAM_PASSES: usize = 3;
 
 /// Measure how fast a model runs, and how near that is to what the machine can do.
@@ -264,7 +266,8 @@ fn type_name(file: &ModelFile) -> String {
 struct Timed {
     test: String,
     measured: Measured,
-    /// Bytes a second that were read just before.
+    /// Bytes a second that were read just before and after, the mean: other users of the
+    /// machine's memory come and go.
     stream: f64,
     /// Memory at its end; the peak is the test's own.
     memory: Option<memory::Resident>,
@@ -302,7 +305,8 @@ impl Run {
     fn stream(&mut self) -> f64 {
         // Not zeros, which the system would lend from one page.
         let buffer = vec![1u64; self.stream_bytes / size_of::<u64>()];
-        let rates = (0..STREAM_PASSES).map(|_| self.limits.stream(&buffer));
+        let passes = (0..STREAM_PASSES).flat_map(|_| [Ahead::Processor, Ahead::Program]);
+        let rates = passes.map(|ahead| self.limits.stream(&buffer, ahead));
         let fastest = rates.fold(0.0, f64::max);
         drop(buffer);
         memory::reset_peak();
@@ -327,11 +331,12 @@ impl Run {
             BenchError::Interrupted => Failure::interrupted(),
             other => Failure::from(other),
         })?;
+        let memory = memory::resident();
         Ok(Timed {
             test: name,
             measured,
-            stream,
-            memory: memory::resident(),
+            stream: (stream + self.stream()) / 2.0,
+            memory,
         })
     }
 

@@ -19,16 +19,30 @@ use crate::ops::DeviceError;
 /// Values that a thread reads at once: 1 MiB, far more than handing it over costs.
 const STREAM_ITEM: usize = (1 << 20) / size_of::<u64>();
 
-/// Width of the weights and activations of [`Limits::multiply`]: with the rows below, a tile and
-/// its activations stay in a core's second-level cache.
-const WIDTH: usize = 2048;
+/// Width of the weights and activations of [`Limits::multiply`]: a panel of [`TILE_ROWS`] of them,
+/// unpacked, stays in a first-level cache.
+const WIDTH: usize = 1024;
 /// Weight rows of that tile.
 const TILE_ROWS: usize = 16;
-/// Rows of activations that it is multiplied with.
-const TOKENS: usize = 128;
+/// Rows of activations that it is multiplied with: so many that unpacking the weights, which is
+/// done once for all of them, hardly counts, and not more than a second-level cache holds.
+const TOKENS: usize = 512;
 
 /// How long each rate is measured at least; short against a pass, long against a time slice.
 const AT_LEAST: Duration = Duration::from_millis(200);
+
+/// Who fetches what [`Limits::stream`] reads next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ahead {
+    /// The processor, by itself.
+    Processor,
+    /// The program, a page ahead, beyond which processors do not look.
+    Program,
+}
+
+/// Bytes that [`Ahead::Program`] looks ahead.
+#[cfg(target_arch = "x86_64")]
+const PREFETCH: usize = 4096;
 
 /// Measures limits with a CPU backend's threads and instruction set.
 pub struct Limits {
@@ -49,22 +63,24 @@ impl Limits {
         })
     }
 
-    /// Bytes a second that all threads together read of `buffer`, once through: a sum over it.
-    /// The buffer should be much larger than the caches.
-    pub fn stream(&self, buffer: &[u64]) -> f64 {
+    /// Bytes a second that all threads together read of `buffer`, once through: a sum over it,
+    /// as memory's own prefetching has it or with lines asked for ahead, where the architecture
+    /// can. The buffer should be much larger than the caches.
+    pub fn stream(&self, buffer: &[u64], ahead: Ahead) -> f64 {
         let items = buffer.len().div_ceil(STREAM_ITEM);
         let start = Instant::now();
         self.pool.for_each(items, 1, |range| {
             for item in range {
                 let end = buffer.len().min((item + 1) * STREAM_ITEM);
-                black_box(self.sum(&buffer[item * STREAM_ITEM..end]));
+                black_box(self.sum(&buffer[item * STREAM_ITEM..end], ahead));
             }
         });
         size_of_val(buffer) as f64 / start.elapsed().as_secs_f64()
     }
 
     /// Multiply-accumulates a second that all threads together reach on weights of `format` and
-    /// many rows of activations, all of them in each core's own cache.
+    /// many rows of activations, all of them in each core's own cache: what the microkernel does
+    /// by itself.
     pub fn multiply(&self, format: Format) -> f64 {
         let kernels = self.kernels;
         let per_call = (TILE_ROWS * WIDTH * TOKENS) as f64;
@@ -108,14 +124,15 @@ impl Limits {
         rates.into_inner().map_or(0.0, |rates| rates.iter().sum())
     }
 
-    fn sum(&self, values: &[u64]) -> u64 {
+    fn sum(&self, values: &[u64], ahead: Ahead) -> u64 {
         #[cfg(target_arch = "x86_64")]
         if self.kernels.isa() != Isa::Scalar {
             // SAFETY: every instruction set of this architecture but the scalar one includes
             // AVX2, and `Cpu::new` gave its kernels only because this processor has it.
-            return unsafe { sum_avx2(values) };
+            return unsafe { sum_avx2(values, ahead) };
         }
-        sum(values)
+        let _ = ahead;
+        sum(values, |_| ())
     }
 
     fn chains(&self, rounds: usize) -> f32 {
@@ -128,12 +145,17 @@ impl Limits {
     }
 }
 
-/// Adds up with enough independent sums that loads never wait for additions.
+/// Values that are added up at once: four cache lines.
+const CHUNK: usize = 32;
+
+/// Adds up with enough independent sums that loads never wait for additions; `prefetch` sees each
+/// chunk before it is read.
 #[inline(always)]
-fn sum(values: &[u64]) -> u64 {
-    let mut sums = [0u64; 32];
-    let (chunks, rest) = values.as_chunks::<32>();
+fn sum(values: &[u64], prefetch: impl Fn(&[u64; CHUNK])) -> u64 {
+    let mut sums = [0u64; CHUNK];
+    let (chunks, rest) = values.as_chunks::<CHUNK>();
     for chunk in chunks {
+        prefetch(chunk);
         for (sum, value) in sums.iter_mut().zip(chunk) {
             *sum = sum.wrapping_add(*value);
         }
@@ -146,8 +168,21 @@ fn sum(values: &[u64]) -> u64 {
 /// The processor has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
-unsafe fn sum_avx2(values: &[u64]) -> u64 {
-    sum(values)
+unsafe fn sum_avx2(values: &[u64], ahead: Ahead) -> u64 {
+    use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+    match ahead {
+        Ahead::Processor => sum(values, |_| ()),
+        Ahead::Program => sum(values, |chunk| {
+            let next = chunk.as_ptr().cast::<i8>().wrapping_add(PREFETCH);
+            for line in 0..size_of::<[u64; CHUNK]>() / 64 {
+                // SAFETY: a prefetch of any address is allowed; it never faults.
+                #[allow(unused_unsafe)] // later compilers call it safe
+                unsafe {
+                    _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line * 64));
+                }
+            }
+        }),
+    }
 }
 
 /// Independent chains of multiply-adds, as many as cover the latency of two units of four cycles.
@@ -279,7 +314,8 @@ mod tests {
             let limits = Limits::new(threads, None).unwrap();
             let buffer = vec![1; 3 * STREAM_ITEM + 5];
             for rate in [
-                limits.stream(&buffer),
+                limits.stream(&buffer, Ahead::Processor),
+                limits.stream(&buffer, Ahead::Program),
                 limits.registers(),
                 limits.multiply(Format::Q4_0),
                 limits.multiply(Format::F16),
@@ -293,7 +329,8 @@ mod tests {
     fn the_sum_reads_every_value() {
         let values: Vec<u64> = (1..=1000).collect();
         let limits = Limits::new(1, None).unwrap();
-        assert_eq!(limits.sum(&values), 500_500);
-        assert_eq!(sum(&values), 500_500);
+        assert_eq!(limits.sum(&values, Ahead::Processor), 500_500);
+        assert_eq!(limits.sum(&values, Ahead::Program), 500_500);
+        assert_eq!(sum(&values, |_| ()), 500_500);
     }
 }

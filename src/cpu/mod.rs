@@ -33,7 +33,7 @@ mod tests;
 
 pub use arena::Value;
 pub use isa::{Isa, UnknownIsa};
-pub use limits::Limits;
+pub use limits::{Ahead, Limits};
 pub use ops::CpuOps;
 pub use tensor::Tensor;
 
