@@ -22,7 +22,10 @@ impl Load for f32 {
     #[inline(always)]
     unsafe fn load8(at: *const u8) -> [float32x4_t; 2] {
         // SAFETY: by the trait's contract. Bytes, since floats of a file may lie anywhere.
-        unsafe { [at, at.add(16)].map(|at| vreinterpretq_f32_u8(vld1q_u8(at))) }
+        unsafe {
+            let (first, second) = (vld1q_u8(at), vld1q_u8(at.add(16)));
+            [vreinterpretq_f32_u8(first), vreinterpretq_f32_u8(second)]
+        }
     }
 }
 
@@ -45,7 +48,8 @@ impl Load for bf16 {
             let halfs = vreinterpretq_u16_u8(vld1q_u8(at));
             // They are the upper halves of f32.
             let zero = vdupq_n_u16(0);
-            [vzip1q_u16(zero, halfs), vzip2q_u16(zero, halfs)].map(|v| vreinterpretq_f32_u16(v))
+            let (first, second) = (vzip1q_u16(zero, halfs), vzip2q_u16(zero, halfs));
+            [vreinterpretq_f32_u16(first), vreinterpretq_f32_u16(second)]
         }
     }
 }
@@ -120,8 +124,7 @@ unsafe fn tile<F: Load, const R: usize, const C: usize>(
         let mut acc = [[[vdupq_n_f32(0.0); 4]; C]; R];
         let whole = k / LANES * LANES;
         for i in (0..whole).step_by(LANES) {
-            let rows = rows.map(|row| row.add(i * F::BYTES));
-            add::<F, R, C>(&mut acc, rows, xs.map(|x| x.add(i)));
+            add::<F, R, C>(&mut acc, &rows, &xs, i);
         }
         if whole < k {
             let mut last_w = [[0u8; LANES * 4]; R];
@@ -134,33 +137,44 @@ unsafe fn tile<F: Load, const R: usize, const C: usize>(
                 std::ptr::copy_nonoverlapping(x.add(whole), last.as_mut_ptr(), k - whole);
             }
             let rows = last_w.each_ref().map(|last| last.as_ptr());
-            add::<F, R, C>(&mut acc, rows, last_x.each_ref().map(|last| last.as_ptr()));
+            let xs = last_x.each_ref().map(|last| last.as_ptr());
+            add::<F, R, C>(&mut acc, &rows, &xs, 0);
         }
-        acc.map(|acc| acc.map(|sums| tree(sums)))
+        let mut sums = [[0.0; C]; R];
+        for r in 0..R {
+            for c in 0..C {
+                sums[r][c] = tree(acc[r][c]);
+            }
+        }
+        sums
     }
 }
 
-/// Adds the products of 16 values. Eight at a time: more do not fit the registers.
+/// Adds the products of values `at..at + 16`. Eight at a time: more do not fit the registers.
 ///
 /// # Safety
-/// 16 values at each pointer are readable.
+/// All rows have these values.
 #[inline(always)]
 unsafe fn add<F: Load, const R: usize, const C: usize>(
     acc: &mut [[Sums; C]; R],
-    rows: [*const u8; R],
-    xs: [*const f32; C],
+    rows: &[*const u8; R],
+    xs: &[*const f32; C],
+    at: usize,
 ) {
     for half in 0..2 {
         // SAFETY: by this function's contract.
         unsafe {
-            let w = rows.map(|row| F::load8(row.add(half * 8 * F::BYTES)));
-            let x = xs.map(|x| f32::load8(x.add(half * 8).cast()));
-            for (acc, w) in acc.iter_mut().zip(w) {
-                for (acc, x) in acc.iter_mut().zip(x) {
-                    for i in 0..2 {
-                        let acc = &mut acc[2 * half + i];
-                        *acc = vfmaq_f32(*acc, w[i], x[i]);
-                    }
+            let at = at + half * 8;
+            let mut x = [[vdupq_n_f32(0.0); 2]; C];
+            for c in 0..C {
+                x[c] = f32::load8(xs[c].add(at).cast());
+            }
+            for r in 0..R {
+                let w = F::load8(rows[r].add(at * F::BYTES));
+                for c in 0..C {
+                    let acc = &mut acc[r][c];
+                    acc[2 * half] = vfmaq_f32(acc[2 * half], w[0], x[c][0]);
+                    acc[2 * half + 1] = vfmaq_f32(acc[2 * half + 1], w[1], x[c][1]);
                 }
             }
         }

@@ -28,8 +28,8 @@ impl Quad {
     unsafe fn load(at: [*const u8; 4]) -> Quad {
         // SAFETY: by this function's contract.
         unsafe {
-            let rows = at.map(|at| vreinterpretq_u32_u8(vld1q_u8(at)));
-            let [ds, a, b, c] = transpose(rows);
+            let [a, b, c, d] = at;
+            let [ds, a, b, c] = transpose([vld1q_u8(a), vld1q_u8(b), vld1q_u8(c), vld1q_u8(d)]);
             let [d, dmin] = split_half_pairs(ds);
             let six = vdupq_n_u32(0x3f3f_3f3f);
             let nibble = vdupq_n_u32(0x0f0f_0f0f);
@@ -56,8 +56,12 @@ impl Scales {
     /// # Safety
     /// 16 bytes at each pointer are readable.
     #[inline(always)]
-    pub(super) unsafe fn load(at: [*const u8; ROWS]) -> Scales {
-        let [a, b, c, d, e, f, g, h] = at;
+    pub(super) unsafe fn load<B>(rows: &[*const B; ROWS]) -> Scales {
+        let [a, b, c, d, e, f, g, h] = *rows;
+        let ([a, b, c, d], [e, f, g, h]) = (
+            [a.cast(), b.cast(), c.cast(), d.cast()],
+            [e.cast(), f.cast(), g.cast(), h.cast()],
+        );
         // SAFETY: by this function's contract.
         unsafe { Scales([Quad::load([a, b, c, d]), Quad::load([e, f, g, h])]) }
     }

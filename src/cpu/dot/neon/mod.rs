@@ -4,6 +4,9 @@
 //! A format is taken apart by [`Unpack`]; how products are summed to 32 bits is an instruction
 //! set's, [`Products`]. What is to be added to every sum, an offset's share and [`MAGIC`], is put
 //! where the sums start, which costs nothing.
+//!
+//! What a kernel calls must be inlined into it, so there are no closures on the way, and none of
+//! the standard library's functions that take one: they are not always.
 
 mod asm;
 pub(in crate::cpu) mod float;
@@ -147,11 +150,27 @@ pub(in crate::cpu) unsafe fn decode_dotprod<B: Unpack>(
 /// `w.bytes` holds `w.rows` rows, at least one.
 #[inline(always)]
 pub(in crate::cpu) unsafe fn panel_rows<B>(w: &Weights<'_>, start: usize) -> [*const B; ROWS] {
-    std::array::from_fn(|i| {
+    let mut rows = [std::ptr::null(); ROWS];
+    for (i, at) in rows.iter_mut().enumerate() {
         let row = (start + i).min(w.rows - 1);
         // SAFETY: `row` is below `w.rows`.
-        unsafe { w.bytes.as_ptr().add(row * w.stride).cast() }
-    })
+        *at = unsafe { w.bytes.as_ptr().add(row * w.stride).cast() };
+    }
+    rows
+}
+
+/// Block `b` of each row.
+///
+/// # Safety
+/// The rows have that block.
+#[inline(always)]
+pub(in crate::cpu) unsafe fn blocks_at<B>(rows: &[*const B; ROWS], b: usize) -> [*const B; ROWS] {
+    let mut blocks = *rows;
+    for block in &mut blocks {
+        // SAFETY: by this function's contract.
+        *block = unsafe { block.add(b) };
+    }
+    blocks
 }
 
 /// Eight rows times one row of activations.
@@ -170,7 +189,7 @@ unsafe fn panel_dot<B: Unpack, P: Products>(
     unsafe {
         let mut acc = [vdupq_n_f32(0.0); 2];
         for b in 0..x.groups / groups {
-            let blocks: [*const B; ROWS] = std::array::from_fn(|i| rows[i].add(b));
+            let blocks = blocks_at(rows, b);
             prefetch_panel(rows[0], stride, b);
             let scales = B::scales(&blocks);
             for step in 0..groups / B::STEP {
@@ -238,7 +257,8 @@ unsafe fn quad_sums<B: Unpack, P: Products>(
         let mut start = [[vdupq_n_s32(0); 2]; MAX_STEP];
         let mut xq = [[vdupq_n_s8(0); 2]; MAX_STEP];
         for j in 0..B::STEP {
-            let [first, second] = x.halves.get_unchecked(at + j).map(i32::from);
+            let [first, second] = *x.halves.get_unchecked(at + j);
+            let (first, second) = (i32::from(first), i32::from(second));
             start[j] = if B::FACTORS {
                 [
                     P::start(MAGIC - B::OFFSET * first),
@@ -302,53 +322,62 @@ fn prefetch_panel<B>(first: *const B, stride: usize, b: usize) {
 
 /// Transposes 4 x 4 u32.
 #[inline(always)]
-pub(in crate::cpu) fn transpose(v: [uint32x4_t; 4]) -> [uint32x4_t; 4] {
+pub(in crate::cpu) fn transpose(v: [uint8x16_t; 4]) -> [uint32x4_t; 4] {
     // SAFETY: every 64-bit ARM has NEON.
     unsafe {
-        let join = |a, b| [vtrn1q_u32(a, b), vtrn2q_u32(a, b)].map(|v| vreinterpretq_u64_u32(v));
-        let ([a, b], [c, d]) = (join(v[0], v[1]), join(v[2], v[3]));
+        let (a, b) = (vreinterpretq_u32_u8(v[0]), vreinterpretq_u32_u8(v[1]));
+        let (c, d) = (vreinterpretq_u32_u8(v[2]), vreinterpretq_u32_u8(v[3]));
+        let (ab, cd) = (vtrn1q_u32(a, b), vtrn1q_u32(c, d));
+        let even = (vreinterpretq_u64_u32(ab), vreinterpretq_u64_u32(cd));
+        let (ab, cd) = (vtrn2q_u32(a, b), vtrn2q_u32(c, d));
+        let odd = (vreinterpretq_u64_u32(ab), vreinterpretq_u64_u32(cd));
         [
-            vzip1q_u64(a, c),
-            vzip1q_u64(b, d),
-            vzip2q_u64(a, c),
-            vzip2q_u64(b, d),
+            vreinterpretq_u32_u64(vzip1q_u64(even.0, even.1)),
+            vreinterpretq_u32_u64(vzip1q_u64(odd.0, odd.1)),
+            vreinterpretq_u32_u64(vzip2q_u64(even.0, even.1)),
+            vreinterpretq_u32_u64(vzip2q_u64(odd.0, odd.1)),
         ]
-        .map(|v| vreinterpretq_u32_u64(v))
     }
 }
 
-/// Eight f16, one at each of the pointers, as f32.
+/// Eight f16 as f32, one `offset` bytes into each block.
 ///
 /// # Safety
-/// Two bytes at each pointer are readable.
+/// Two bytes there are readable.
 #[inline(always)]
-unsafe fn load_halfs<T>(at: [*const T; ROWS]) -> Lanes {
+unsafe fn load_halfs<B>(rows: &[*const B; ROWS], offset: usize) -> Lanes {
     // SAFETY: by this function's contract.
     unsafe {
         // Put together by the integer units, which have little else to do here.
-        let four = |a: u64, b: u64, c: u64, d: u64| {
-            asm::widen_halfs(vcreate_u16(a | b << 16 | c << 32 | d << 48))
-        };
-        let [a, b, c, d, e, f, g, h] = at.map(|p| p.cast::<u16>().read_unaligned().into());
-        [four(a, b, c, d), four(e, f, g, h)]
+        let mut four = [0u64; 2];
+        for (i, row) in rows.iter().enumerate() {
+            let half = row.byte_add(offset).cast::<u16>().read_unaligned();
+            four[i / 4] |= u64::from(half) << (16 * (i % 4));
+        }
+        [
+            asm::widen_halfs(vcreate_u16(four[0])),
+            asm::widen_halfs(vcreate_u16(four[1])),
+        ]
     }
 }
 
-/// Eight neighbouring pairs of f16, one pair at each of the pointers, as f32: all firsts, all
-/// seconds.
+/// Eight neighbouring pairs of f16 as f32, one pair `offset` bytes into each block: all firsts,
+/// all seconds.
 ///
 /// # Safety
-/// Four bytes at each pointer are readable.
+/// Four bytes there are readable.
 #[inline(always)]
-unsafe fn load_half_pairs<T>(at: [*const T; ROWS]) -> [Lanes; 2] {
+unsafe fn load_half_pairs<B>(rows: &[*const B; ROWS], offset: usize) -> [Lanes; 2] {
     // SAFETY: by this function's contract.
     unsafe {
-        let four = |a: u64, b: u64, c: u64, d: u64| {
-            let pairs = vcombine_u32(vcreate_u32(a | b << 32), vcreate_u32(c | d << 32));
-            split_half_pairs(pairs)
-        };
-        let [a, b, c, d, e, f, g, h] = at.map(|p| p.cast::<u32>().read_unaligned().into());
-        let (low, high) = (four(a, b, c, d), four(e, f, g, h));
+        let mut two = [0u64; 4];
+        for (i, row) in rows.iter().enumerate() {
+            let pair = row.byte_add(offset).cast::<u32>().read_unaligned();
+            two[i / 2] |= u64::from(pair) << (32 * (i % 2));
+        }
+        let low = vcombine_u32(vcreate_u32(two[0]), vcreate_u32(two[1]));
+        let high = vcombine_u32(vcreate_u32(two[2]), vcreate_u32(two[3]));
+        let (low, high) = (split_half_pairs(low), split_half_pairs(high));
         [[low[0], high[0]], [low[1], high[1]]]
     }
 }
@@ -387,11 +416,12 @@ fn nibbles_and_bits(bytes: uint8x16_t, bits: u32) -> Group {
         let first = vcombine_u8(vdup_n_u8(0), vdup_n_u8(1));
         let which = vreinterpretq_u8_u64(vdupq_n_u64(0x8040_2010_0804_0201));
         let clear = vreinterpretq_u8_u32(vdupq_n_u32(!bits));
-        let is_clear = |at| vtstq_u8(vqtbl1q_u8(clear, at), which);
-        five_bits(
-            bytes,
-            [is_clear(first), is_clear(vaddq_u8(first, vdupq_n_u8(2)))],
-        )
+        let second = vaddq_u8(first, vdupq_n_u8(2));
+        let is_less = [
+            vtstq_u8(vqtbl1q_u8(clear, first), which),
+            vtstq_u8(vqtbl1q_u8(clear, second), which),
+        ];
+        five_bits(bytes, is_less)
     }
 }
 

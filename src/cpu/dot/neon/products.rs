@@ -73,8 +73,8 @@ impl Products for Baseline {
                 sum_rows(rows)
             } else {
                 // In the end 16 products of 127 and, unsigned, 15 or, signed, -16 in 16 bits.
-                let [a, b, c, d] = rows.map(|row| vreinterpretq_s16_s32(row));
-                vpaddlq_s16(vpaddq_s16(vpaddq_s16(a, b), vpaddq_s16(c, d)))
+                let (ab, cd) = (short_sums(rows[0], rows[1]), short_sums(rows[2], rows[3]));
+                vpaddlq_s16(vpaddq_s16(ab, cd))
             };
             vaddq_s32(sum, start)
         }
@@ -91,6 +91,13 @@ impl Products for Baseline {
         // SAFETY: every 64-bit ARM has NEON.
         unsafe { vaddq_s32(vpaddq_s32(a, b), vzip1q_s32(start[0], start[1])) }
     }
+}
+
+/// Sums of neighbours of two parts of 16 bits.
+#[inline(always)]
+fn short_sums(a: int32x4_t, b: int32x4_t) -> int16x8_t {
+    // SAFETY: every 64-bit ARM has NEON.
+    unsafe { vpaddq_s16(vreinterpretq_s16_s32(a), vreinterpretq_s16_s32(b)) }
 }
 
 /// Sums of two products.

@@ -1,6 +1,7 @@
 //! `q4_0` weights on NEON.
 
 use std::arch::aarch64::*;
+use std::mem::offset_of;
 use std::ptr::addr_of;
 
 use katari_gguf::block::BlockQ4_0;
@@ -15,7 +16,7 @@ impl Unpack for BlockQ4_0 {
     #[inline(always)]
     unsafe fn scales(rows: &[*const Self; ROWS]) -> Lanes {
         // SAFETY: by the trait's contract.
-        unsafe { load_halfs(rows.map(|row| addr_of!((*row).d))) }
+        unsafe { load_halfs(rows, offset_of!(Self, d)) }
     }
 
     #[inline(always)]

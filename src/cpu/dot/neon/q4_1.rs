@@ -1,6 +1,7 @@
 //! `q4_1` weights on NEON.
 
 use std::arch::aarch64::*;
+use std::mem::offset_of;
 use std::ptr::addr_of;
 
 use katari_gguf::block::BlockQ4_1;
@@ -15,7 +16,7 @@ impl Unpack for BlockQ4_1 {
     #[inline(always)]
     unsafe fn scales(rows: &[*const Self; ROWS]) -> [Lanes; 2] {
         // SAFETY: by the trait's contract.
-        unsafe { load_half_pairs(rows.map(|row| addr_of!((*row).d))) }
+        unsafe { load_half_pairs(rows, offset_of!(Self, d)) }
     }
 
     #[inline(always)]
@@ -27,7 +28,7 @@ impl Unpack for BlockQ4_1 {
     #[inline(always)]
     fn min(scales: &[Lanes; 2], _g: usize) -> Lanes {
         // SAFETY: every 64-bit ARM has NEON.
-        scales[1].map(|least| unsafe { vnegq_f32(least) })
+        unsafe { [vnegq_f32(scales[1][0]), vnegq_f32(scales[1][1])] }
     }
 
     #[inline(always)]

@@ -17,7 +17,7 @@ impl Unpack for BlockQ4K {
     #[inline(always)]
     unsafe fn scales(rows: &[*const Self; ROWS]) -> Scales {
         // SAFETY: by the trait's contract; the first 16 bytes are the scales.
-        unsafe { Scales::load(rows.map(|row| addr_of!((*row).d).cast())) }
+        unsafe { Scales::load(rows) }
     }
 
     #[inline(always)]

@@ -18,7 +18,7 @@ impl Unpack for BlockQ5K {
     #[inline(always)]
     unsafe fn scales(rows: &[*const Self; ROWS]) -> Scales {
         // SAFETY: by the trait's contract; the first 16 bytes are the scales.
-        unsafe { Scales::load(rows.map(|row| addr_of!((*row).d).cast())) }
+        unsafe { Scales::load(rows) }
     }
 
     #[inline(always)]
@@ -37,16 +37,26 @@ impl Unpack for BlockQ5K {
     unsafe fn unpack(row: *const Self, step: usize) -> [Group; MAX_STEP] {
         // SAFETY: by the trait's contract; `step` is below 4.
         unsafe {
-            let which = [vdupq_n_u8(1 << (2 * step)), vdupq_n_u8(2 << (2 * step))];
-            let half = |i: usize| {
-                let q = addr_of!((*row).qs).cast::<u8>().add(step * 32 + i * 16);
-                let h = addr_of!((*row).qh).cast::<u8>().add(i * 16);
-                let clear = vmvnq_u8(vld1q_u8(h));
-                five_bits(vld1q_u8(q), which.map(|bit| vtstq_u8(clear, bit)))
-            };
-            let (first, second) = (half(0), half(1));
+            let (first, second) = (half(row, step, 0), half(row, step, 1));
             let (a, b) = ([first[0], second[0]], [first[1], second[1]]);
             [a, b, a, b]
         }
+    }
+}
+
+/// Values `16 i..16 i + 16` of the two groups.
+///
+/// # Safety
+/// The block is readable, `step` is below 4 and `i` below 2.
+#[inline(always)]
+unsafe fn half(row: *const BlockQ5K, step: usize, i: usize) -> Group {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let q = addr_of!((*row).qs).cast::<u8>().add(step * 32 + i * 16);
+        let h = addr_of!((*row).qh).cast::<u8>().add(i * 16);
+        let clear = vmvnq_u8(vld1q_u8(h));
+        let first = vtstq_u8(clear, vdupq_n_u8(1 << (2 * step)));
+        let second = vtstq_u8(clear, vdupq_n_u8(2 << (2 * step)));
+        five_bits(vld1q_u8(q), [first, second])
     }
 }

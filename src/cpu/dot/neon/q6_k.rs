@@ -1,6 +1,7 @@
 //! `q6_k` weights on NEON.
 
 use std::arch::aarch64::*;
+use std::mem::offset_of;
 use std::ptr::addr_of;
 
 use katari_gguf::block::BlockQ6K;
@@ -17,7 +18,7 @@ impl Unpack for BlockQ6K {
     #[inline(always)]
     unsafe fn scales(rows: &[*const Self; ROWS]) -> Lanes {
         // SAFETY: by the trait's contract.
-        unsafe { load_halfs(rows.map(|row| addr_of!((*row).d))) }
+        unsafe { load_halfs(rows, offset_of!(Self, d)) }
     }
 
     #[inline(always)]
@@ -36,12 +37,14 @@ impl Unpack for BlockQ6K {
                 vcreate_u32(0x11ff_ffff_10ff_ffff),
             );
             let from = vaddq_u32(top, vdupq_n_u32((2 * g as u32) << 24));
-            std::array::from_fn(|i| {
-                let [a, b] = [rows[2 * i], rows[2 * i + 1]].map(|row| addr_of!((*row).scales));
-                let pair = uint8x16x2_t(vld1q_u8(a.cast()), vld1q_u8(b.cast()));
-                let bytes = vqtbl2q_u8(pair, vreinterpretq_u8_u32(from));
-                vcvtq_n_f32_s32::<24>(vreinterpretq_s32_u8(bytes))
-            })
+            let mut factors = [vdupq_n_f32(0.0); 4];
+            for (i, factors) in factors.iter_mut().enumerate() {
+                let a = vld1q_u8(addr_of!((*rows[2 * i]).scales).cast());
+                let b = vld1q_u8(addr_of!((*rows[2 * i + 1]).scales).cast());
+                let bytes = vqtbl2q_u8(uint8x16x2_t(a, b), vreinterpretq_u8_u32(from));
+                *factors = vcvtq_n_f32_s32::<24>(vreinterpretq_s32_u8(bytes));
+            }
+            factors
         }
     }
 
@@ -51,7 +54,7 @@ impl Unpack for BlockQ6K {
     unsafe fn unpack(row: *const Self, step: usize) -> [Group; MAX_STEP] {
         // SAFETY: by the trait's contract; `step` is below 2.
         let (a, b) = unsafe { (half(row, step, 0), half(row, step, 1)) };
-        std::array::from_fn(|j| [a[j], b[j]])
+        [[a[0], b[0]], [a[1], b[1]], [a[2], b[2]], [a[3], b[3]]]
     }
 }
 

@@ -3,9 +3,9 @@
 
 use std::arch::aarch64::*;
 
-use super::{Group, Micro};
+use super::{Group, Micro, all_from_magic, times_factors};
 use crate::cpu::activation::{GROUP, Rows};
-use crate::cpu::dot::neon::{self as dot, Lanes, MAGIC, ROWS, Unpack, from_magic, smmla};
+use crate::cpu::dot::neon::{self as dot, Lanes, MAGIC, ROWS, Unpack, smmla};
 
 /// Four rows of weights are the `R` registers: `[row 2 i of the first activations, of the second,
 /// row 2 i + 1 of the first, of the second]`.
@@ -32,10 +32,15 @@ impl Micro<4> for Matrices {
     fn arrange(rows: &[dot::Group; ROWS]) -> [int8x16_t; 16] {
         // SAFETY: every 64-bit ARM has NEON.
         unsafe {
-            std::array::from_fn(|i| {
-                let (eight, row) = (i / 4, i % 4 * 2);
-                halves(rows[row][eight / 2], rows[row + 1][eight / 2])[eight % 2]
-            })
+            let mut q = [vdupq_n_s8(0); 16];
+            for i in 0..4 {
+                for half in 0..2 {
+                    let [low, high] = halves(rows[2 * i][half], rows[2 * i + 1][half]);
+                    q[8 * half + i] = low;
+                    q[8 * half + 4 + i] = high;
+                }
+            }
+            q
         }
     }
 
@@ -61,23 +66,21 @@ impl Micro<4> for Matrices {
         depth: usize,
         room: *mut Pair,
     ) -> *const Pair {
-        let at = rows.map(|row| row * x.groups + first);
         for g in 0..depth {
-            let [a, b] = at.map(|at| at + g);
             // SAFETY: by the trait's contract.
             unsafe {
-                let [q, r] = [a, b].map(|at| x.q.as_ptr().add(at * GROUP));
+                let a = rows[0] * x.groups + first + g;
+                let b = rows[1] * x.groups + first + g;
+                let (q, r) = (x.q.as_ptr().add(a * GROUP), x.q.as_ptr().add(b * GROUP));
                 let [p0, p1] = halves(vld1q_s8(q), vld1q_s8(r));
                 let [p2, p3] = halves(vld1q_s8(q.add(16)), vld1q_s8(r.add(16)));
-                let two = |of: &[f32]| {
-                    let pair = vdup_n_f32(*of.get_unchecked(a));
-                    let pair = vset_lane_f32::<1>(*of.get_unchecked(b), pair);
-                    vcombine_f32(pair, pair)
-                };
                 room.add(g).write(Pair {
                     q: [p0, p1, p2, p3],
-                    scale: two(x.scale),
-                    scaled_sum: two(x.scaled_sum),
+                    scale: two(*x.scale.get_unchecked(a), *x.scale.get_unchecked(b)),
+                    scaled_sum: two(
+                        *x.scaled_sum.get_unchecked(a),
+                        *x.scaled_sum.get_unchecked(b),
+                    ),
                 });
             }
         }
@@ -100,13 +103,7 @@ impl Micro<4> for Matrices {
         unsafe {
             if B::FACTORS {
                 let first = products(group, units, g, 0, 2);
-                let second = products(group, units, g, 2, 4);
-                std::array::from_fn(|u| {
-                    std::array::from_fn(|i| {
-                        let second = vmulq_f32(second[u][i], group.factors[1][i]);
-                        vfmaq_f32(second, first[u][i], group.factors[0][i])
-                    })
-                })
+                times_factors(group, first, products(group, units, g, 2, 4))
             } else {
                 products(group, units, g, 0, 4)
             }
@@ -163,7 +160,7 @@ unsafe fn products<const U: usize>(
                 }
             }
         }
-        sums.map(|sums| sums.map(from_magic))
+        all_from_magic(sums)
     }
 }
 
@@ -173,6 +170,16 @@ fn halves(a: int8x16_t, b: int8x16_t) -> [int8x16_t; 2] {
     // SAFETY: every 64-bit ARM has NEON.
     unsafe {
         let (a, b) = (vreinterpretq_s64_s8(a), vreinterpretq_s64_s8(b));
-        [vzip1q_s64(a, b), vzip2q_s64(a, b)].map(|v| vreinterpretq_s8_s64(v))
+        [
+            vreinterpretq_s8_s64(vzip1q_s64(a, b)),
+            vreinterpretq_s8_s64(vzip2q_s64(a, b)),
+        ]
     }
+}
+
+/// `[a, b, a, b]`.
+#[inline(always)]
+fn two(a: f32, b: f32) -> float32x4_t {
+    // SAFETY: every 64-bit ARM has NEON.
+    unsafe { vzip1q_f32(vdupq_n_f32(a), vdupq_n_f32(b)) }
 }

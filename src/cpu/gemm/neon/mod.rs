@@ -5,8 +5,8 @@
 //! Panels are cut along their length to stay in the first-level cache; a tile's f32 accumulators
 //! lie in the output in between.
 //!
-//! What is called from a function for an instruction set must be inlined into it to be compiled
-//! for it; closures are only where they are in that function itself.
+//! What a kernel calls must be inlined into it to be compiled for its instruction set, so there
+//! are no closures around what not every processor has.
 
 mod i8mm;
 mod quads;
@@ -17,7 +17,9 @@ use std::cell::RefCell;
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::arena::Buffer;
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::neon::{self as dot, Lanes, ROWS, Unpack, panel_rows};
+use crate::cpu::dot::neon::{
+    self as dot, Lanes, MAX_STEP, ROWS, Unpack, blocks_at, from_magic, panel_rows,
+};
 
 /// Eights of rows in a panel.
 const WIDE: usize = 2;
@@ -108,10 +110,8 @@ pub(in crate::cpu) unsafe fn prefill<B: Unpack>(
     out: &mut [f32],
     stride: usize,
 ) {
-    PANEL.with_borrow_mut(|buffer| {
-        // SAFETY: by this function's contract.
-        unsafe { prefill_with::<B, quads::Quads<dot::Baseline>, 2>(w, x, out, stride, buffer) }
-    });
+    // SAFETY: by this function's contract.
+    unsafe { prefill_with::<B, quads::Quads<dot::Baseline>, 2>(w, x, out, stride) }
 }
 
 /// As [`prefill`], with dot products.
@@ -125,10 +125,8 @@ pub(in crate::cpu) unsafe fn prefill_dotprod<B: Unpack>(
     out: &mut [f32],
     stride: usize,
 ) {
-    PANEL.with_borrow_mut(|buffer| {
-        // SAFETY: by this function's contract.
-        unsafe { prefill_with::<B, quads::Quads<dot::Dotprod>, 2>(w, x, out, stride, buffer) }
-    });
+    // SAFETY: by this function's contract.
+    unsafe { prefill_with::<B, quads::Quads<dot::Dotprod>, 2>(w, x, out, stride) }
 }
 
 /// As [`prefill`], with products of matrices.
@@ -142,13 +140,11 @@ pub(in crate::cpu) unsafe fn prefill_i8mm<B: Unpack>(
     out: &mut [f32],
     stride: usize,
 ) {
-    PANEL.with_borrow_mut(|buffer| {
-        // SAFETY: by this function's contract.
-        unsafe { prefill_with::<B, i8mm::Matrices, 4>(w, x, out, stride, buffer) }
-    });
+    // SAFETY: by this function's contract.
+    unsafe { prefill_with::<B, i8mm::Matrices, 4>(w, x, out, stride) }
 }
 
-/// Every row of `w` times every row of `x`; `buffer` is for panels.
+/// Every row of `w` times every row of `x`.
 ///
 /// # Safety
 /// The instructions of `M`; shapes as the table's type says.
@@ -158,17 +154,17 @@ unsafe fn prefill_with<B: Unpack, M: Micro<R>, const R: usize>(
     x: Rows<'_>,
     out: &mut [f32],
     stride: usize,
-    buffer: &mut Buffer,
 ) {
     let panel_bytes = WIDE * DEPTH * size_of::<Group<R>>();
     let packed_bytes = TALL / M::UNIT * DEPTH * size_of::<M::Packed>();
+    let mut buffer = PANEL.take();
     buffer.reserve((panel_bytes + packed_bytes) / 4);
     // Aligned to cache lines, as buffers are.
     let panel = buffer.of_mut::<f32>().as_mut_ptr().cast::<Group<R>>();
-    for start in (0..w.rows).step_by(WIDE * ROWS) {
-        let n_rows = (w.rows - start).min(WIDE * ROWS);
-        for first in (0..x.groups).step_by(DEPTH) {
-            let depth = DEPTH.min(x.groups - first);
+    for first in (0..x.groups).step_by(DEPTH) {
+        let depth = DEPTH.min(x.groups - first);
+        for start in (0..w.rows).step_by(WIDE * ROWS) {
+            let n_rows = (w.rows - start).min(WIDE * ROWS);
             // SAFETY: this function's contract; rows are clamped to those there are, and the
             // buffer has room for the panel and behind it for a tile's packed activations.
             unsafe {
@@ -188,14 +184,16 @@ unsafe fn prefill_with<B: Unpack, M: Micro<R>, const R: usize>(
                     let out = &mut out[n * stride + start..];
                     match (x.n - n).min(TALL).div_ceil(M::UNIT) {
                         1 => tiles.add::<B, 1>(&x, out, stride),
-                        2 => tiles.add::<B, 2>(&x, out, stride),
-                        3 => tiles.add::<B, 3>(&x, out, stride),
-                        _ => tiles.add::<B, TALL>(&x, out, stride),
+                        // No more where a unit is two rows.
+                        3 if M::UNIT == 1 => tiles.add::<B, 3>(&x, out, stride),
+                        4 if M::UNIT == 1 => tiles.add::<B, 4>(&x, out, stride),
+                        _ => tiles.add::<B, 2>(&x, out, stride),
                     }
                 }
             }
         }
     }
+    PANEL.set(buffer);
 }
 
 /// Unpacks groups `first..first + depth`, whole blocks, of eight rows.
@@ -214,15 +212,20 @@ unsafe fn unpack<B: Unpack, M: Micro<R>, const R: usize>(
     unsafe {
         let offset = vdupq_n_s8(B::OFFSET as i8);
         for b in 0..depth / groups {
-            let blocks: [*const B; ROWS] = std::array::from_fn(|r| rows[r].add(first / groups + b));
+            let blocks = blocks_at(rows, first / groups + b);
             let scales = B::scales(&blocks);
             for step in 0..groups / B::STEP {
-                let unpacked = blocks.map(|block| B::unpack(block, step));
+                let mut q = [[[offset; 2]; ROWS]; MAX_STEP];
+                for r in 0..ROWS {
+                    let row = B::unpack(blocks[r], step);
+                    for j in 0..B::STEP {
+                        q[j][r] = [vsubq_s8(row[j][0], offset), vsubq_s8(row[j][1], offset)];
+                    }
+                }
                 for j in 0..B::STEP {
                     let g = step * B::STEP + j;
-                    let q = unpacked.map(|row| row[j].map(|q| vsubq_s8(q, offset)));
                     let to = panel.add(b * groups + g);
-                    (&raw mut (*to).q).write(M::arrange(&q));
+                    (&raw mut (*to).q).write(M::arrange(&q[j]));
                     (&raw mut (*to).scale).write(M::numbers(B::scale(&scales, g)));
                     if B::HAS_MIN {
                         (&raw mut (*to).min).write(M::numbers(B::min(&scales, g)));
@@ -268,11 +271,13 @@ impl<M: Micro<R>, const R: usize> Tiles<M, R> {
         // SAFETY: by this function's contract; rows of activations are clamped to those there
         // are.
         unsafe {
-            let units: [M::Unit; U] = std::array::from_fn(|u| {
+            let rows = [self.n, (self.n + M::UNIT - 1).min(x.n - 1)];
+            let mut units = [M::unit(x, rows, self.first, self.depth, self.room); U];
+            for (u, unit) in units.iter_mut().enumerate().skip(1) {
                 let n = self.n + u * M::UNIT;
                 let rows = [n, (n + M::UNIT - 1).min(x.n - 1)];
-                M::unit(x, rows, self.first, self.depth, self.room.add(u * DEPTH))
-            });
+                *unit = M::unit(x, rows, self.first, self.depth, self.room.add(u * DEPTH));
+            }
             for eight in 0..self.n_rows.div_ceil(ROWS) {
                 let mut out = Out {
                     data: &mut out[eight * ROWS..],
@@ -283,8 +288,8 @@ impl<M: Micro<R>, const R: usize> Tiles<M, R> {
                 let mut acc = [[vdupq_n_f32(0.0); R]; U];
                 if self.first > 0 {
                     for (u, acc) in acc.iter_mut().enumerate() {
-                        let columns = [0, 1].map(|c| out.load(u * M::UNIT + c));
-                        *acc = M::accumulators(columns);
+                        let n = u * M::UNIT;
+                        *acc = M::accumulators([out.load(n), out.load(n + M::UNIT - 1)]);
                     }
                 }
                 for g in 0..self.depth {
@@ -310,6 +315,42 @@ impl<M: Micro<R>, const R: usize> Tiles<M, R> {
             }
         }
     }
+}
+
+/// [`from_magic`] of all.
+#[inline(always)]
+fn all_from_magic<const R: usize, const U: usize>(
+    sums: [[int32x4_t; R]; U],
+) -> [[float32x4_t; R]; U] {
+    // SAFETY: every 64-bit ARM has NEON.
+    let mut out = [[unsafe { vdupq_n_f32(0.0) }; R]; U];
+    for u in 0..U {
+        for i in 0..R {
+            out[u][i] = from_magic(sums[u][i]);
+        }
+    }
+    out
+}
+
+/// The sums of both halves of a group times their factors, added. All of it is exact: a half's
+/// sum is below 2^16 and a factor below 2^8.
+#[inline(always)]
+fn times_factors<const R: usize, const U: usize>(
+    group: &Group<R>,
+    first: [[float32x4_t; R]; U],
+    second: [[float32x4_t; R]; U],
+) -> [[float32x4_t; R]; U] {
+    let mut sums = second;
+    for u in 0..U {
+        for i in 0..R {
+            // SAFETY: every 64-bit ARM has NEON.
+            sums[u][i] = unsafe {
+                let second = vmulq_f32(second[u][i], group.factors[1][i]);
+                vfmaq_f32(second, first[u][i], group.factors[0][i])
+            };
+        }
+    }
+    sums
 }
 
 /// A tile's part of the output.

@@ -4,10 +4,10 @@
 use std::arch::aarch64::*;
 use std::marker::PhantomData;
 
-use super::{Group, Micro};
+use super::{Group, Micro, all_from_magic, times_factors};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::dot::neon::{
-    self as dot, Baseline, Dotprod, Lanes, MAGIC, ROWS, Unpack, from_magic, sdot_lane, transpose,
+    self as dot, Baseline, Dotprod, Lanes, MAGIC, ROWS, Unpack, sdot_lane, transpose,
 };
 
 /// Four rows are one of the `R` registers.
@@ -45,12 +45,21 @@ impl<P: QuadProducts> Micro<2> for Quads<P> {
     fn arrange(rows: &[dot::Group; ROWS]) -> [int8x16_t; 16] {
         // SAFETY: every 64-bit ARM has NEON.
         unsafe {
-            let quad = |half: usize, i: usize| {
-                let row = |r: usize| vreinterpretq_u32_s8(rows[4 * i + r][half]);
-                transpose([row(0), row(1), row(2), row(3)])
-            };
-            let q = [[quad(0, 0), quad(0, 1)], [quad(1, 0), quad(1, 1)]];
-            std::array::from_fn(|i| vreinterpretq_s8_u32(q[i / 8][i % 2][i / 2 % 4]))
+            let mut q = [vdupq_n_s8(0); 16];
+            for half in 0..2 {
+                for i in 0..2 {
+                    let four = transpose([
+                        vreinterpretq_u8_s8(rows[4 * i][half]),
+                        vreinterpretq_u8_s8(rows[4 * i + 1][half]),
+                        vreinterpretq_u8_s8(rows[4 * i + 2][half]),
+                        vreinterpretq_u8_s8(rows[4 * i + 3][half]),
+                    ]);
+                    for (t, &four) in four.iter().enumerate() {
+                        q[8 * half + 2 * t + i] = vreinterpretq_s8_u32(four);
+                    }
+                }
+            }
+            q
         }
     }
 
@@ -99,13 +108,7 @@ impl<P: QuadProducts> Micro<2> for Quads<P> {
         unsafe {
             if B::FACTORS {
                 let first = P::products::<B, U>(group, units, g, [0, 1]);
-                let second = P::products::<B, U>(group, units, g, [1, 2]);
-                std::array::from_fn(|u| {
-                    std::array::from_fn(|i| {
-                        let second = vmulq_f32(second[u][i], group.factors[1][i]);
-                        vfmaq_f32(second, first[u][i], group.factors[0][i])
-                    })
-                })
+                times_factors(group, first, P::products::<B, U>(group, units, g, [1, 2]))
             } else {
                 P::products::<B, U>(group, units, g, [0, 2])
             }
@@ -136,13 +139,16 @@ impl QuadProducts for Dotprod {
             let mut sums = [[vdupq_n_s32(MAGIC); 2]; U];
             for half in from..to {
                 let q = &group.q[8 * half..8 * half + 8];
-                let x = columns.map(|column| vld1q_s8(column.q.add(g * GROUP + 16 * half)));
+                let mut x = [vdupq_n_s8(0); U];
+                for u in 0..U {
+                    x[u] = vld1q_s8(columns[u].q.add(g * GROUP + 16 * half));
+                }
                 add_lane::<0, U>(&mut sums, q, &x);
                 add_lane::<1, U>(&mut sums, q, &x);
                 add_lane::<2, U>(&mut sums, q, &x);
                 add_lane::<3, U>(&mut sums, q, &x);
             }
-            sums.map(|sums| sums.map(from_magic))
+            all_from_magic(sums)
         }
     }
 }
@@ -157,10 +163,10 @@ unsafe fn add_lane<const LANE: usize, const U: usize>(
     q: &[int8x16_t],
     x: &[int8x16_t; U],
 ) {
-    for (sums, &x) in sums.iter_mut().zip(x) {
-        for (i, sum) in sums.iter_mut().enumerate() {
+    for u in 0..U {
+        for i in 0..2 {
             // SAFETY: by this function's contract.
-            *sum = unsafe { sdot_lane::<LANE>(*sum, q[2 * LANE + i], x) };
+            sums[u][i] = unsafe { sdot_lane::<LANE>(sums[u][i], q[2 * LANE + i], x[u]) };
         }
     }
 }
@@ -199,7 +205,13 @@ impl QuadProducts for Baseline {
                     }
                 }
             }
-            long.map(|long| long.map(|[low, high]| vcvtq_f32_s32(vpaddq_s32(low, high))))
+            let mut sums = [[vdupq_n_f32(0.0); 2]; U];
+            for u in 0..U {
+                for i in 0..2 {
+                    sums[u][i] = vcvtq_f32_s32(vpaddq_s32(long[u][i][0], long[u][i][1]));
+                }
+            }
+            sums
         }
     }
 }
