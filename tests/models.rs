@@ -32,9 +32,12 @@ const NLL_TOLERANCE: f64 = 2e-5;
 /// relative RMS: what rounding activations to 8 bits costs.
 const QUANTIZED_TOLERANCE: f64 = 0.02;
 
-/// Opens a file with an f32 KV cache. One thread: tests already run beside each other.
+/// Opens a file with an f32 KV cache; the variable `KATARI_TEST_ISA` may choose the instruction
+/// set. One thread: tests already run beside each other.
 fn open(path: &Path) -> Engine {
+    let isa = std::env::var("KATARI_TEST_ISA").ok();
     let options = EngineOptions {
+        isa: isa.map(|isa| isa.parse().unwrap()),
         kv: (KvType::F32, KvType::F32),
         threads: Some(1),
         ..EngineOptions::default()

@@ -12,16 +12,9 @@ use crate::cpu::dot::neon;
 use crate::cpu::gemm::neon as gemm;
 use crate::cpu::math::Math;
 
-// What every processor of the architecture has includes NEON, so the scalar arithmetic is
-// compiled for it.
-static NEON: Kernels = table!(Isa::Neon, Math::SCALAR, neon::float::product, baseline);
-static NEON_DOTPROD: Kernels = table!(
-    Isa::NeonDotprod,
-    Math::SCALAR,
-    neon::float::product,
-    dotprod
-);
-static NEON_I8MM: Kernels = table!(Isa::NeonI8mm, Math::SCALAR, neon::float::product, i8mm);
+static NEON: Kernels = table!(Isa::Neon, Math::NEON, neon::float::product, baseline);
+static NEON_DOTPROD: Kernels = table!(Isa::NeonDotprod, Math::NEON, neon::float::product, dotprod);
+static NEON_I8MM: Kernels = table!(Isa::NeonI8mm, Math::NEON, neon::float::product, i8mm);
 
 const fn baseline<B: neon::Unpack>() -> IntKernels {
     IntKernels {

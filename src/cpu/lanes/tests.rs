@@ -75,6 +75,9 @@ proptest::proptest! {
                 #[cfg(target_arch = "x86_64")]
                 // SAFETY: it is available, and this is part of it.
                 Isa::Avx512Vnni => unsafe { on_avx512(&bytes, &floats) },
+                #[cfg(target_arch = "aarch64")]
+                // SAFETY: it is available.
+                Isa::Neon => unsafe { everything::<neon::Neon>(&bytes, &floats) },
                 _ => continue,
             };
             proptest::prop_assert_eq!(&expected, &found, "{}", isa);

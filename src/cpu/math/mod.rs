@@ -69,6 +69,20 @@ macro_rules! per_isa {
             )*
         }
 
+        /// Compiled for NEON, which every processor of the architecture has.
+        #[cfg(target_arch = "aarch64")]
+        mod neon {
+            use super::*;
+            type L = crate::cpu::lanes::neon::Neon;
+            $(
+                /// # Safety
+                /// None needed: unsafe only so that all instruction sets have one type.
+                pub(super) unsafe fn $name($($arg: $type),*) $(-> $ret)? {
+                    super::$name $(::<$lanes>)? ($($arg),*)
+                }
+            )*
+        }
+
         /// The functions of one instruction set. Safe to call, since a table of kernels, which
         /// this is part of, is given out only where its instruction set was detected.
         pub(in crate::cpu) struct Math {
@@ -84,6 +98,9 @@ macro_rules! per_isa {
             /// To be put in tables only that need AVX-512 F, BW, DQ and VL too.
             #[cfg(target_arch = "x86_64")]
             pub(in crate::cpu) const AVX512: Math = Math { $($name: avx512::$name,)* };
+            /// To be put in any table.
+            #[cfg(target_arch = "aarch64")]
+            pub(in crate::cpu) const NEON: Math = Math { $($name: neon::$name,)* };
 
             $(
                 $(#[$doc])*

@@ -83,6 +83,21 @@ pub(in crate::cpu) fn widen_high_halfs(halfs: uint16x8_t) -> float32x4_t {
     wide
 }
 
+/// Four f32 rounded to f16, ties to even.
+#[inline]
+pub(in crate::cpu) fn narrow_to_halfs(wide: float32x4_t) -> uint16x4_t {
+    let halfs;
+    // SAFETY: as in `widen_halfs`.
+    unsafe {
+        asm!(
+            "fcvtn {halfs:v}.4h, {wide:v}.4s",
+            halfs = lateout(vreg) halfs, wide = in(vreg) wide,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    halfs
+}
+
 /// Asks for the cache line at `at`, for the second-level cache.
 #[inline]
 pub(in crate::cpu) fn prefetch(at: *const u8) {

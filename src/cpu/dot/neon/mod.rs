@@ -26,7 +26,7 @@ use std::arch::aarch64::*;
 use super::{Groups, Weights};
 use crate::cpu::activation::{GROUP, Rows};
 
-pub(in crate::cpu) use asm::{sdot_lane, smmla};
+pub(in crate::cpu) use asm::{narrow_to_halfs, sdot_lane, smmla, widen_halfs, widen_high_halfs};
 pub(in crate::cpu) use products::{Baseline, Dotprod, Products};
 
 /// Rows of weights that are done together.
