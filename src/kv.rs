@@ -136,10 +136,13 @@ pub struct Shift {
 pub struct Ledger {
     /// `sequences[sequence][position]` is a cell.
     sequences: Vec<Vec<u32>>,
-    /// `references[cell]`: how many sequences hold it.
+    /// `references[cell]`: how many sequences hold it, for cells that ever were held. The others
+    /// are free, and cost nothing: a cache may be much longer than what it will hold.
     references: Vec<u32>,
-    /// Cells nobody holds; the lowest is given first, which keeps used ones together.
+    /// Cells nobody holds any more; the lowest is given first, which keeps used ones together.
     free: BinaryHeap<Reverse<u32>>,
+    /// How many cells there are.
+    n_cells: u32,
 }
 
 impl Ledger {
@@ -147,8 +150,9 @@ impl Ledger {
     pub fn new(n_cells: u32, n_sequences: u32) -> Self {
         Ledger {
             sequences: vec![Vec::new(); n_sequences as usize],
-            references: vec![0; n_cells as usize],
-            free: (0..n_cells).map(Reverse).collect(),
+            references: Vec::new(),
+            free: BinaryHeap::new(),
+            n_cells,
         }
     }
 
@@ -176,12 +180,12 @@ impl Ledger {
 
     /// How many cells there are.
     pub fn n_cells(&self) -> usize {
-        self.references.len()
+        self.n_cells as usize
     }
 
     /// How many cells nobody holds.
     pub fn n_free(&self) -> usize {
-        self.free.len()
+        self.n_cells() - self.references.len() + self.free.len()
     }
 
     /// How many sequences hold `cell`.
@@ -315,8 +319,16 @@ impl Ledger {
 
     /// A free cell, now held once.
     fn take(&mut self) -> Option<u32> {
-        let Reverse(cell) = self.free.pop()?;
-        self.references[cell as usize] = 1;
+        if let Some(Reverse(cell)) = self.free.pop() {
+            self.references[cell as usize] = 1;
+            return Some(cell);
+        }
+        // A cell that was never held comes after all that were.
+        let cell = u32::try_from(self.references.len()).ok()?;
+        if cell == self.n_cells {
+            return None;
+        }
+        self.references.push(1);
         Some(cell)
     }
 

@@ -132,6 +132,18 @@ fn line(n: usize) -> usize {
     n.next_multiple_of(16)
 }
 
+/// To the nearest integer, ties to even, for |x| up to 2^21; 0 for NaN.
+///
+/// (`x as i32` saturates, for which processors have no instruction, so that the compiler would
+/// convert one value at a time.)
+#[inline(always)]
+fn round(x: f32) -> i32 {
+    /// Adding it leaves the rounded sum in the low mantissa bits.
+    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
+    let x = if x.is_nan() { 0.0 } else { x };
+    ((x + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32)
+}
+
 /// Quantises one row; the same bits on every instruction set.
 #[inline(always)]
 pub(super) fn quantize_row(x: &[f32], out: RowMut<'_>) {
@@ -157,7 +169,7 @@ pub(super) fn quantize_row(x: &[f32], out: RowMut<'_>) {
             .zip(&mut sums)
         {
             for (q, x) in q.iter_mut().zip(x) {
-                let rounded = (x / divisor).round_ties_even() as i32;
+                let rounded = round(x / divisor);
                 *q = rounded as i8;
                 *sum += rounded;
             }

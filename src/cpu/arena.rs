@@ -71,13 +71,6 @@ impl Arena {
         free.push(buffer);
     }
 
-    /// How many buffers are free, and their cache lines.
-    #[cfg(test)]
-    pub(super) fn size(&self) -> (usize, usize) {
-        let free = self.free.lock().unwrap_or_else(PoisonError::into_inner);
-        (free.len(), free.iter().map(|b| b.lines.len()).sum())
-    }
-
     /// Frees what is not in use, after a pass much larger than those to come.
     pub(super) fn clear(&self) {
         let mut free = self.free.lock().unwrap_or_else(PoisonError::into_inner);

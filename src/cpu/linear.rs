@@ -97,12 +97,17 @@ impl Job<'_> {
         }
         TILE.with_borrow_mut(|tile| {
             tile.reserve(x.rows * PANEL);
-            let tile = &mut tile.of_mut::<f32>()[..x.rows * PANEL];
-            self.product(kernels, x, start, n, tile, PANEL);
-            for (i, tile) in tile.chunks_exact(PANEL).enumerate() {
+            let tile = &mut tile.of_mut::<[f32; PANEL]>()[..x.rows];
+            self.product(kernels, x, start, n, tile.as_flattened_mut(), PANEL);
+            let math = kernels.math();
+            math.finish_tile(tile, bias, self.activation);
+            for (i, tile) in tile.iter().enumerate() {
                 let out = part(i);
-                out.copy_from_slice(&tile[..n]);
-                kernels.math().finish_linear(out, bias, self.activation);
+                // Whole panels without a call.
+                match <&mut [f32; PANEL]>::try_from(&mut *out) {
+                    Ok(out) => *out = *tile,
+                    Err(_) => out.copy_from_slice(&tile[..n]),
+                }
             }
         });
     }

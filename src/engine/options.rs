@@ -133,8 +133,11 @@ impl EngineOptions {
             let expected = format!("1 to {}, the model's positions", hyper.n_ctx);
             return Err(wrong("context length", n_ctx, expected));
         }
-        let n_cells = n_ctx.checked_mul(self.n_sequences);
         // Positions are signed where they are subtracted.
+        if i32::try_from(n_ctx).is_err() {
+            return Err(wrong("context length", n_ctx, format!("1 to {}", i32::MAX)));
+        }
+        let n_cells = n_ctx.checked_mul(self.n_sequences);
         let n_cells = n_cells
             .and_then(|n| i32::try_from(n).ok())
             .filter(|&n| n > 0);

@@ -128,6 +128,19 @@ fn files_that_are_no_models_exit_with_1_and_are_named() {
 }
 
 #[test]
+fn a_context_beyond_memory_is_refused() {
+    let file = demo_f32();
+    let output = run(&["run", &file, "x", "--ctx", "4000000000"]);
+    assert_fails(&output, 2, &["context length", "2147483647"]);
+    // Other systems, and this one if it is told to, promise memory that they do not have.
+    let promises = fs::read_to_string("/proc/sys/vm/overcommit_memory");
+    if promises.is_ok_and(|mode| mode.trim() != "1") {
+        let output = run(&["run", &file, "x", "--ctx", "2147483647", "--kv", "f32"]);
+        assert_fails(&output, 1, &["--ctx", "bytes"]);
+    }
+}
+
+#[test]
 fn a_model_without_a_template_does_not_converse() {
     let output = run(&["run", &demo_f32(), "x", "--chat"]);
     assert_fails(&output, 1, &["tokenizer.chat_template", "--chat-template"]);

@@ -69,9 +69,13 @@ struct Scratch<'a> {
 }
 
 impl Attention<'_> {
-    /// f32s of the memory that [`run`](Attention::run) needs.
+    /// f32s of the memory that [`run`](Attention::run) needs; doubled where it grows, so that it
+    /// seldom does.
     pub(super) fn memory(&self) -> usize {
-        self.plan.parts * self.part_len()
+        match self.plan.parts {
+            0 => 0,
+            parts => parts.next_power_of_two() * self.part_len(),
+        }
     }
 
     /// A part in memory: a weighted sum and what it is relative to.

@@ -2,6 +2,7 @@
 
 use super::functions::{gelu_erf, gelu_tanh, silu};
 use crate::cpu::activation::{self, RowMut};
+use crate::cpu::linear::PANEL;
 use crate::ops::{Activation, RopePairs};
 
 #[inline(always)]
@@ -72,6 +73,25 @@ pub(super) fn finish_linear(y: &mut [f32], bias: Option<&[f32]>, activation: Opt
         Some(Activation::Relu) => map(y, |x| if x < 0.0 { 0.0 } else { x }),
         Some(Activation::Silu) => map(y, silu),
     }
+}
+
+/// Rows of a tile, as many columns as a panel has rows.
+#[inline(always)]
+pub(super) fn finish_tile(
+    tile: &mut [[f32; PANEL]],
+    bias: Option<&[f32]>,
+    activation: Option<Activation>,
+) {
+    if let Some(bias) = bias {
+        let mut padded = [0.0; PANEL];
+        padded[..bias.len()].copy_from_slice(bias);
+        for row in &mut *tile {
+            for (y, b) in row.iter_mut().zip(&padded) {
+                *y += b;
+            }
+        }
+    }
+    finish_linear(tile.as_flattened_mut(), None, activation);
 }
 
 #[inline(always)]

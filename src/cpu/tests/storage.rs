@@ -166,3 +166,28 @@ fn bad_requests_are_refused() {
         assert!(message.contains("blk.0.test"), "{message}");
     }
 }
+
+/// No address space holds it, so it is refused wherever this runs.
+#[test]
+fn a_cache_that_is_too_large_is_refused() {
+    let mut cpu = Cpu::new(1, None).unwrap();
+    for n_cells in [i32::MAX as usize, usize::MAX / 2, usize::MAX] {
+        let heads = Heads {
+            n_head: 64,
+            head_dim: 256,
+            scale: 0.1,
+        };
+        let shape = KvShape {
+            n_layer: 64,
+            n_cells,
+            ..shape(KvType::F32, KvType::F32, heads)
+        };
+        let message = cpu.allocate_kv(&shape).unwrap_err().to_string();
+        let bytes = shape.bytes().to_string();
+        assert!(
+            message.contains("--ctx") && message.contains(&bytes),
+            "{message}"
+        );
+    }
+    assert!(cpu.export(&[0]).is_err(), "nothing was allocated");
+}
