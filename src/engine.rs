@@ -8,6 +8,7 @@ mod snapshot;
 mod stage;
 
 use std::fs::File;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -19,7 +20,7 @@ pub use snapshot::SnapshotError;
 
 pub use crate::cpu::Isa;
 use crate::models::{ArchitectureId, Hyper, LoadError, TensorFile};
-use crate::ops::{KvShape, Mapping};
+use crate::ops::{Bytes, KvShape, Mapping};
 
 /// What could not be done with a model file.
 #[derive(Debug, thiserror::Error)]
@@ -86,7 +87,7 @@ impl ModelFile {
     }
 
     fn parse(path: &Path, mapping: Mapping) -> Result<ModelFile, EngineError> {
-        let gguf = Gguf::parse((*mapping).as_ref()).map_err(|cause| EngineError::Parse {
+        let gguf = Gguf::parse(mapping.bytes()).map_err(|cause| EngineError::Parse {
             path: path.into(),
             cause,
         })?;
@@ -109,7 +110,7 @@ impl ModelFile {
 
     /// The file's bytes.
     pub fn bytes(&self) -> &[u8] {
-        (*self.mapping).as_ref()
+        self.mapping.bytes()
     }
 
     /// The architecture and its hyper-parameters.
@@ -155,7 +156,33 @@ fn map(path: &Path) -> std::io::Result<Mapping> {
     // runs is the same demand as every engine makes that reads weights where they lie.
     #[allow(unsafe_code)]
     let map = unsafe { memmap2::Mmap::map(&file)? };
-    Ok(Arc::new(map))
+    Ok(Arc::new(MappedFile(map)))
+}
+
+/// A file mapped for reading.
+struct MappedFile(memmap2::Mmap);
+
+impl Bytes for MappedFile {
+    fn bytes(&self) -> &[u8] {
+        &self.0
+    }
+
+    fn give_back(&self, span: Range<usize>) {
+        #[cfg(unix)]
+        {
+            use memmap2::UncheckedAdvice::DontNeed;
+            // Advice only: where the system declines, the pages stay in memory.
+            // SAFETY: the map is of a file and nobody writes to it, so pages that are dropped
+            // come back with the same bytes when they are next read.
+            #[allow(unsafe_code)]
+            let _ = unsafe {
+                self.0
+                    .unchecked_advise_range(DontNeed, span.start, span.len())
+            };
+        }
+        #[cfg(not(unix))]
+        let _ = span;
+    }
 }
 
 /// Bytes that a model needs.

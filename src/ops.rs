@@ -143,7 +143,24 @@ impl KvShape {
 }
 
 /// The mapped file that tensors lie in; backends may hold on to it.
-pub type Mapping = Arc<dyn AsRef<[u8]> + Send + Sync>;
+pub type Mapping = Arc<dyn Bytes>;
+
+/// The bytes of a file.
+pub trait Bytes: Send + Sync {
+    /// All of them.
+    fn bytes(&self) -> &[u8];
+
+    /// Says that the bytes of `span` will hardly be read again, so that the memory they take can
+    /// go to others. They stay readable.
+    fn give_back(&self, _span: Range<usize>) {}
+}
+
+/// Memory of the process's own, which nothing is given back of.
+impl<T: AsRef<[u8]> + Send + Sync> Bytes for T {
+    fn bytes(&self) -> &[u8] {
+        self.as_ref()
+    }
+}
 
 /// A tensor as it lies in the file.
 #[derive(Clone, Copy)]
@@ -167,8 +184,7 @@ pub struct TensorView<'a> {
 impl<'a> TensorView<'a> {
     /// The tensor's bytes.
     pub fn bytes(&self) -> &'a [u8] {
-        let file: &'a [u8] = (**self.file).as_ref();
-        &file[self.start..self.start + self.len]
+        &self.file.bytes()[self.start..self.start + self.len]
     }
 }
 

@@ -79,6 +79,15 @@ impl Isa {
         available.next().copied().unwrap_or(Isa::Scalar)
     }
 
+    /// How many rows of quantised weights its kernels want interleaved, as
+    /// [`pack`](dot::pack) does; 1 where they take them as they lie.
+    pub(super) const fn panel(self) -> usize {
+        match self {
+            Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512Vnni => dot::pack::ROWS,
+            _ => 1,
+        }
+    }
+
     /// Its kernels, where this processor can run them.
     pub(super) fn kernels(self) -> Option<&'static Kernels> {
         match self {
@@ -126,7 +135,7 @@ impl FromStr for Isa {
 /// Every row of a quantised weight times every row of integers.
 ///
 /// Safety: the processor has the table's instruction set; `w.bytes` holds `w.rows` rows of whole
-/// blocks, `x.groups` groups each; `out` holds `[x.n, stride]` with `stride >= w.rows`.
+/// blocks, interleaved as the instruction set wants them, `x.groups` groups each; `out` holds `[x.n, stride]` with `stride >= w.rows`.
 type IntDot = unsafe fn(w: Weights<'_>, x: Rows<'_>, out: &mut [f32], stride: usize);
 
 /// Every row of a float weight times every row of f32.
@@ -249,7 +258,8 @@ impl Kernels {
         let Product::Int(kernels) = self.product(format) else {
             panic!("{format} weights take f32 activations");
         };
-        check(format, &w, x.groups * GROUP, x.n, out, stride);
+        let panel = self.isa.panel();
+        check(format, &w, panel, x.groups * GROUP, x.n, out, stride);
         let values = x.n * x.groups;
         assert!(x.q.len() == values * GROUP && x.scale.len() == values);
         assert!(x.scaled_sum.len() == values && x.halves.len() == values);
@@ -278,7 +288,7 @@ impl Kernels {
         let Product::Float(kernel) = self.product(format) else {
             panic!("{format} weights take integer activations");
         };
-        check(format, &w, x.width, x.n, out, stride);
+        check(format, &w, 1, x.width, x.n, out, stride);
         assert!(
             x.n == 0 || (x.width <= x.stride && x.data.len() >= (x.n - 1) * x.stride + x.width)
         );
@@ -287,10 +297,21 @@ impl Kernels {
     }
 }
 
-/// Asserts that `w` has rows of at least `width` values and `out` is `[n, stride]`.
-fn check(format: Format, w: &Weights<'_>, width: usize, n: usize, out: &[f32], stride: usize) {
+/// Asserts that `w` has rows of at least `width` values in panels of `panel` rows and `out` is
+/// `[n, stride]`.
+fn check(
+    format: Format,
+    w: &Weights<'_>,
+    panel: usize,
+    width: usize,
+    n: usize,
+    out: &[f32],
+    stride: usize,
+) {
     let row = width / format.block_len() * format.block_bytes();
     assert!(width % format.block_len() == 0 && row <= w.stride);
-    assert!(w.bytes.len() >= w.rows * w.stride);
+    // Panels lie without gaps.
+    assert!(panel == 1 || row == w.stride);
+    assert!(w.bytes.len() >= w.rows.next_multiple_of(panel) * w.stride);
     assert!(w.rows <= stride && (n == 0 || out.len() >= (n - 1) * stride + w.rows));
 }

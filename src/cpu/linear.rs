@@ -4,6 +4,7 @@ use std::cell::RefCell;
 
 use super::arena::{Buffer, Value};
 use super::disjoint::Disjoint;
+use super::dot::Weights;
 use super::dot::float::Floats;
 use super::isa::{Kernels, Product};
 use super::pool::Pool;
@@ -14,8 +15,8 @@ use crate::ops::{Activation, Linear};
 pub(super) const PANEL: usize = 16;
 
 /// Bytes of weights that a thread takes at once for one row of activations: short enough that
-/// threads end together, long enough that taking them costs nothing.
-const DECODE_BYTES: usize = 64 * 1024;
+/// threads end together, long enough that the memory's stream is seldom begun anew.
+const DECODE_BYTES: usize = 256 * 1024;
 
 thread_local! {
     /// A worker's results before bias and activation, `[n, PANEL]`.
@@ -25,6 +26,9 @@ thread_local! {
 /// A linear of the call, and where its items begin.
 struct Job<'a> {
     layer: &'a Linear<Tensor>,
+    /// Its weight as the kernels want it, in panels of `panel` rows.
+    weights: Weights<'a>,
+    panel: usize,
     activation: Option<Activation>,
     out: Disjoint<'a, f32>,
     /// Weight rows an item.
@@ -46,9 +50,19 @@ pub(super) fn run<const N: usize>(
     let mut outs = out.iter_mut();
     let jobs: [Option<Job<'_>>; N] = layers.map(|(layer, activation)| {
         let weight = &layer.weight;
+        let panel = match kernels.product(weight.format) {
+            Product::Int(_) => kernels.isa().panel(),
+            Product::Float(_) => 1,
+        };
+        let weights = match panel {
+            1 => weight.weights(),
+            _ => weight.interleaved(pool),
+        };
         let rows = if x.rows == 1 {
-            let row_bytes = weight.weights().stride.max(1);
-            (DECODE_BYTES / row_bytes).next_multiple_of(8).max(8)
+            let row_bytes = weights.stride.max(1);
+            (DECODE_BYTES / row_bytes)
+                .next_multiple_of(PANEL)
+                .max(PANEL)
         } else {
             PANEL
         };
@@ -56,6 +70,8 @@ pub(super) fn run<const N: usize>(
         n_items += weight.rows.div_ceil(rows);
         outs.next().map(|out| Job {
             layer,
+            weights,
+            panel,
             activation,
             out: Disjoint::new(out.data_mut()),
             rows,
@@ -123,7 +139,7 @@ impl Job<'_> {
         stride: usize,
     ) {
         let weight = &self.layer.weight;
-        let w = weight.weights().rows(start, n);
+        let w = self.weights.rows(start, n, self.panel);
         match (kernels.product(weight.format), x.quantized.get()) {
             (Product::Int(_), Some(x)) => {
                 kernels.int_product(weight.format, w, x.rows(), out, stride);

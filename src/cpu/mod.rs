@@ -2,7 +2,7 @@
 //!
 //! - `pool` threads that wait for work; `arena` buffers that passes reuse
 //! - `isa` detects once what the processor has: one table of kernels for each instruction set
-//! - `dot` products with weights as they lie in the file, one format a file; `gemm` those with
+//! - `dot` products with weights, one format a file; `gemm` those with
 //!   many rows of activations
 //! - `math` the arithmetic between them; `attend` and `kv` the attention and what it reads, written
 //!   with the vectors of `lanes`
@@ -25,6 +25,7 @@ mod limits;
 mod linear;
 mod math;
 mod ops;
+mod pages;
 mod pool;
 mod rope;
 mod tensor;

@@ -1,8 +1,13 @@
-//! Weights: read where they lie in the mapped file.
+//! Weights: read where they lie in the mapped file, or copied once with their rows interleaved.
+
+use std::sync::OnceLock;
 
 use katari_gguf::Format;
 
-use super::dot::Weights;
+use super::disjoint::Disjoint;
+use super::dot::{Weights, pack};
+use super::pages::Pages;
+use super::pool::Pool;
 use crate::ops::{DeviceError, Mapping, TensorView};
 
 /// A weight on the CPU.
@@ -16,7 +21,12 @@ pub struct Tensor {
     stride: usize,
     /// The values of a vector, which norms and biases read as f32; empty for a matrix.
     vector: Vec<f32>,
+    /// The rows interleaved, made when a linear first asks for them.
+    interleaved: OnceLock<Pages>,
 }
+
+/// Panels that a thread interleaves at once.
+const PACK_GRAIN: usize = 4;
 
 impl Tensor {
     /// Checks that the view is as long as its shape says.
@@ -24,7 +34,7 @@ impl Tensor {
         let stride = view.format.bytes(view.cols as u64);
         let bytes = stride.and_then(|stride| stride.checked_mul(view.rows as u64));
         let end = view.start.checked_add(view.len);
-        let file = (**view.file).as_ref();
+        let file = view.file.bytes();
         if bytes != Some(view.len as u64) || end.is_none_or(|end| end > file.len()) {
             return Err(DeviceError(format!(
                 "tensor '{}' has {} bytes at {} of a file of {}, which are no [{}, {}] in {}",
@@ -50,14 +60,42 @@ impl Tensor {
             start: view.start,
             stride: view.len / view.rows.max(1),
             vector,
+            interleaved: OnceLock::new(),
         })
     }
 
     /// The rows as they lie in the file.
     pub(super) fn weights(&self) -> Weights<'_> {
-        let file: &[u8] = (*self.file).as_ref();
+        let file = self.file.bytes();
         Weights {
             bytes: &file[self.start..self.start + self.rows * self.stride],
+            stride: self.stride,
+            rows: self.rows,
+        }
+    }
+
+    /// The rows in panels of [`pack::ROWS`]. The first call makes them and gives the file's pages
+    /// back, so that memory holds the weight once.
+    pub(super) fn interleaved(&self, pool: &Pool) -> Weights<'_> {
+        let pages = self.interleaved.get_or_init(|| {
+            let n_panels = self.rows.div_ceil(pack::ROWS);
+            let bytes = pack::ROWS * self.stride;
+            let mut pages = Pages::new(n_panels * bytes);
+            let (all, out) = (self.weights(), Disjoint::new(pages.bytes_mut()));
+            pool.for_each(n_panels, PACK_GRAIN, |panels| {
+                for i in panels {
+                    let rows = &all.bytes[i * bytes..all.bytes.len().min((i + 1) * bytes)];
+                    // SAFETY: a panel of its own for each `i`, and each `i` is given out once.
+                    let out = unsafe { out.part(i * bytes..(i + 1) * bytes) };
+                    pack::pack(self.format, rows, self.stride, out);
+                }
+            });
+            self.file
+                .give_back(self.start..self.start + all.bytes.len());
+            pages
+        });
+        Weights {
+            bytes: pages.bytes(),
             stride: self.stride,
             rows: self.rows,
         }

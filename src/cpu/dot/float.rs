@@ -188,7 +188,7 @@ pub(in crate::cpu) mod avx2 {
                     let xs = std::array::from_fn(|c| {
                         x.data.as_ptr().add((n + c).min(last.1) * x.stride)
                     });
-                    tile::<F, R, C>(rows, xs, x.width)
+                    tile::<F, R, C>(rows, w.stride, xs, x.width)
                 };
                 for (r, sums) in sums.iter().enumerate().take(w.rows - row) {
                     for (c, sum) in sums.iter().enumerate().take(x.n - n) {
@@ -206,6 +206,7 @@ pub(in crate::cpu) mod avx2 {
     #[inline(always)]
     unsafe fn tile<F: Load, const R: usize, const C: usize>(
         rows: [*const u8; R],
+        row_bytes: usize,
         xs: [*const f32; C],
         k: usize,
     ) -> [[f32; C]; R] {
@@ -214,6 +215,14 @@ pub(in crate::cpu) mod avx2 {
             let mut acc = [[[_mm256_setzero_ps(); 2]; C]; R];
             let whole = k / LANES * LANES;
             for i in (0..whole).step_by(LANES) {
+                if C == 1 {
+                    // The next rows lie behind these: as much of them as is read of these, in one
+                    // stream. A prefetch reads nothing; the address may be anything.
+                    let next = rows[0].wrapping_add(R * (row_bytes + i * F::BYTES));
+                    for line in (0..R * LANES * F::BYTES).step_by(64) {
+                        _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line).cast());
+                    }
+                }
                 let mut x = [[_mm256_setzero_ps(); 2]; C];
                 for c in 0..C {
                     x[c] = f32::load16(xs[c].add(i).cast());

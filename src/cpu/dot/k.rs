@@ -3,11 +3,11 @@
 
 use std::arch::x86_64::*;
 
-use super::avx2::*;
+use super::unpack::*;
 
 /// The scales of eight rows' super-blocks, a row a lane.
 #[derive(Clone, Copy)]
-pub(in crate::cpu) struct Scales {
+pub(in crate::cpu) struct KScales {
     d: __m256,
     dmin: __m256,
     /// The 6-bit scales of groups 0..4 and 4..8, a byte a group.
@@ -16,27 +16,27 @@ pub(in crate::cpu) struct Scales {
     min: [__m256i; 2],
 }
 
-impl Scales {
-    /// From the 16 bytes that each row's block begins with: d and dmin in f16, and 12 bytes of
+impl Scales for KScales {
+    /// From the four words that each row's block begins with: d and dmin in f16, and 12 bytes of
     /// packed scales `s` and mins `m`, which hold, as three u32 a, b, c of a byte a group: the low
     /// 6 bits of a are s 0..4, those of b are m 0..4; the low nibbles of c and the top two bits
     /// of a are s 4..8, the high nibbles of c and the top two bits of b are m 4..8.
     ///
     /// # Safety
-    /// AVX2, FMA and F16C; 16 bytes at each pointer are readable.
+    /// AVX2, FMA and F16C; they are readable.
     #[inline(always)]
-    pub(super) unsafe fn load(at: [*const u8; ROWS]) -> Scales {
+    unsafe fn load(block: *const u8, i: usize) -> KScales {
         // SAFETY: by this function's contract.
         unsafe {
-            let [ds, a, b, c] = transpose(load_pairs(at));
-            let [d, dmin] = split_half_pairs(ds);
+            let [d, dmin] = half_pairs(word(block, i, 0));
+            let (a, b, c) = (word(block, i, 1), word(block, i, 2), word(block, i, 3));
             let six = _mm256_set1_epi8(63);
             let nibble = _mm256_set1_epi8(15);
             let top = _mm256_set1_epi8(0x30);
             let a_top = _mm256_and_si256(_mm256_srli_epi32::<2>(a), top);
             let b_top = _mm256_and_si256(_mm256_srli_epi32::<2>(b), top);
             let high = _mm256_srli_epi32::<4>(c);
-            Scales {
+            KScales {
                 d,
                 dmin,
                 scale: [
@@ -51,24 +51,24 @@ impl Scales {
         }
     }
 
-    /// `d s` of group `g`.
+    /// `d s` of group `G`.
     ///
     /// # Safety
     /// AVX2.
     #[inline(always)]
-    pub(super) unsafe fn scale(&self, g: usize) -> __m256 {
+    unsafe fn scale<const G: usize>(&self) -> __m256 {
         // SAFETY: by this function's contract.
-        unsafe { _mm256_mul_ps(self.d, byte(self.scale[g / 4], g % 4)) }
+        unsafe { _mm256_mul_ps(self.d, byte(self.scale[G / 4], G % 4)) }
     }
 
-    /// `dmin m` of group `g`.
+    /// `dmin m` of group `G`.
     ///
     /// # Safety
     /// AVX2.
     #[inline(always)]
-    pub(super) unsafe fn min(&self, g: usize) -> __m256 {
+    unsafe fn min<const G: usize>(&self) -> __m256 {
         // SAFETY: by this function's contract.
-        unsafe { _mm256_mul_ps(self.dmin, byte(self.min[g / 4], g % 4)) }
+        unsafe { _mm256_mul_ps(self.dmin, byte(self.min[G / 4], G % 4)) }
     }
 }
 

@@ -9,13 +9,12 @@
 //! Float formats have 16 partial sums, element `k` going to lane `k % 16` by a fused
 //! multiply-add, and the tree of [`math::tree`](super::math) at the end.
 
-#[cfg(target_arch = "x86_64")]
-pub(super) mod avx2;
 pub(super) mod decode;
 pub(super) mod float;
 mod k;
 #[cfg(target_arch = "aarch64")]
 pub(super) mod neon;
+pub(super) mod pack;
 mod q4_0;
 mod q4_1;
 mod q4_k;
@@ -27,33 +26,38 @@ mod q6_k;
 mod q8_0;
 #[cfg(test)]
 mod tests;
+pub(super) mod unpack;
 
 use katari_gguf::block::Quantized;
 
 use super::activation::{GROUP, Rows};
 
-/// Rows of a weight as they lie in the file.
+/// Rows of a weight, as they lie in the file or interleaved.
 #[derive(Clone, Copy)]
 pub(super) struct Weights<'a> {
-    /// The first row's first byte is the first; row `i` starts at `i * stride`.
+    /// The first row's first byte is the first; row `i` starts at `i * stride`, or where rows are
+    /// interleaved each panel of them does.
     pub bytes: &'a [u8],
-    /// Bytes from row to row, and in a row.
+    /// Bytes in a row, and from row to row.
     pub stride: usize,
     /// How many rows.
     pub rows: usize,
 }
 
 impl<'a> Weights<'a> {
-    /// Rows `start..start + rows` of these.
-    pub(super) fn rows(&self, start: usize, rows: usize) -> Weights<'a> {
+    /// Rows `start..start + rows` of these, whose panels have `panel` rows each (1 as they lie in
+    /// the file); `start` begins a panel.
+    pub(super) fn rows(&self, start: usize, rows: usize, panel: usize) -> Weights<'a> {
+        assert!(start % panel == 0);
+        let end = (start + rows).next_multiple_of(panel);
         Weights {
-            bytes: &self.bytes[start * self.stride..(start + rows) * self.stride],
+            bytes: &self.bytes[start * self.stride..end * self.stride],
             stride: self.stride,
             rows,
         }
     }
 
-    /// Row `i`.
+    /// Row `i`, of rows as they lie.
     pub(super) fn row(&self, i: usize) -> &'a [u8] {
         &self.bytes[i * self.stride..(i + 1) * self.stride]
     }

@@ -9,35 +9,21 @@ impl Groups for BlockQ5_0 {}
 /// AVX2.
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
-    use std::arch::x86_64::*;
-    use std::ptr::addr_of;
-
     use super::BlockQ5_0;
-    use crate::cpu::dot::avx2::*;
+    use crate::cpu::dot::unpack::*;
 
     impl Unpack for BlockQ5_0 {
         const OFFSET: i16 = 16;
         const CHAIN: usize = 4;
-        type Scales = __m256;
+        type Scales = Scale;
 
         #[inline(always)]
-        unsafe fn scales(rows: &[*const Self; ROWS]) -> __m256 {
-            // SAFETY: by the trait's contract.
-            unsafe { load_halfs(rows.map(|row| addr_of!((*row).d))) }
-        }
-
-        #[inline(always)]
-        unsafe fn scale(scales: &__m256, _g: usize) -> __m256 {
-            *scales
-        }
-
-        #[inline(always)]
-        unsafe fn unpack(low: *const Self, high: *const Self, _step: usize) -> [Pair; MAX_STEP] {
+        unsafe fn unpack<const G: usize>(block: *const u8, i: usize) -> Quads {
             // SAFETY: by the trait's contract.
             unsafe {
-                let q = nibbles(load_pair(addr_of!((*low).qs), addr_of!((*high).qs)));
-                let fifth = fifth_bits(addr_of!((*low).qh), addr_of!((*high).qh));
-                [or(q, fifth); MAX_STEP]
+                let mut quads = split_nibbles(field(block, 6), i);
+                add_fifth_bits(&mut quads, word(field(block, 2), i, 0));
+                quads
             }
         }
     }

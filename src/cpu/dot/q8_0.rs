@@ -10,34 +10,24 @@ impl Groups for BlockQ8_0 {}
 #[cfg(target_arch = "x86_64")]
 mod avx2 {
     use std::arch::x86_64::*;
-    use std::ptr::addr_of;
 
     use super::BlockQ8_0;
-    use crate::cpu::dot::avx2::*;
+    use crate::cpu::dot::unpack::*;
 
     impl Unpack for BlockQ8_0 {
         const OFFSET: i16 = 0;
         const CHAIN: usize = 1;
-        type Scales = __m256;
+        type Scales = Scale;
 
         #[inline(always)]
-        unsafe fn scales(rows: &[*const Self; ROWS]) -> __m256 {
-            // SAFETY: by the trait's contract.
-            unsafe { load_halfs(rows.map(|row| addr_of!((*row).d))) }
-        }
-
-        #[inline(always)]
-        unsafe fn scale(scales: &__m256, _g: usize) -> __m256 {
-            *scales
-        }
-
-        #[inline(always)]
-        unsafe fn unpack(low: *const Self, high: *const Self, _step: usize) -> [Pair; MAX_STEP] {
+        unsafe fn unpack<const G: usize>(block: *const u8, i: usize) -> Quads {
             // SAFETY: by the trait's contract.
             unsafe {
-                let low = addr_of!((*low).qs).cast::<__m128i>();
-                let high = addr_of!((*high).qs).cast::<__m128i>();
-                [[load_pair(low, high), load_pair(low.add(1), high.add(1))]; MAX_STEP]
+                let mut quads = [_mm256_setzero_si256(); 8];
+                for (t, quad) in quads.iter_mut().enumerate() {
+                    *quad = word(field(block, 2), i, t);
+                }
+                quads
             }
         }
     }

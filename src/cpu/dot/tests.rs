@@ -3,8 +3,8 @@
 
 use katari_gguf::Format;
 
-use super::Weights;
 use super::float::Floats;
+use super::{Weights, pack};
 use crate::cpu::activation::Quantized;
 use crate::cpu::arena::Arena;
 use crate::cpu::isa::{Isa, Kernels, Product};
@@ -39,9 +39,21 @@ impl Activations {
 
     /// The product with `rows` rows of weights, `[n, rows]`.
     fn product(&self, kernels: &Kernels, format: Format, bytes: &[u8], rows: usize) -> Vec<f32> {
+        let stride = bytes.len() / rows;
+        let mut panels = Vec::new();
+        if format.is_quantized() && kernels.isa().panel() > 1 {
+            for rows in bytes.chunks(pack::ROWS * stride) {
+                let start = panels.len();
+                // What is not written shows.
+                panels.resize(start + pack::ROWS * stride, 0xa5);
+                pack::pack(format, rows, stride, &mut panels[start..]);
+            }
+        } else {
+            panels.extend_from_slice(bytes);
+        }
         let w = Weights {
-            bytes,
-            stride: bytes.len() / rows,
+            bytes: &panels,
+            stride,
             rows,
         };
         let mut out = vec![f32::NAN; self.n * rows];

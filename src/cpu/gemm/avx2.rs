@@ -6,8 +6,8 @@ use std::arch::x86_64::*;
 use super::panel::{Group, Micro, Tile, WIDE, run};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::avx2::{ROWS, Unpack};
 use crate::cpu::dot::decode::products;
+use crate::cpu::dot::unpack::{ROWS, Unpack};
 
 /// Every row of `w` times every row of `x`.
 ///
@@ -48,7 +48,8 @@ impl Micro for Avx2 {
 ///
 /// # Safety
 /// AVX2, FMA and F16C; `x` has these rows and the panel's groups.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile<'_>) -> usize {
     // SAFETY: by this function's contract; `c` is below `N`, `g` below `panel.len()`, which is
     // at most `DEPTH`.
@@ -106,7 +107,8 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
 ///
 /// # Safety
 /// AVX2; these are readable.
-#[inline(always)]
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn group_sums<B: Unpack, const N: usize>(
     group: &Group,
     q: *const i32,
@@ -126,25 +128,41 @@ unsafe fn group_sums<B: Unpack, const N: usize>(
                 factor[1][i] = _mm256_or_si256(second, _mm256_slli_epi32::<16>(second));
             }
         }
-        for chain in 0..GROUP / 4 / B::CHAIN {
-            let mut short = [[_mm256_setzero_si256(); 2]; N];
-            for t in chain * B::CHAIN..(chain + 1) * B::CHAIN {
+        let mut short = [[_mm256_setzero_si256(); 2]; N];
+        macro_rules! step {
+            ($t:literal) => {{
                 for c in 0..N {
-                    let four = _mm256_set1_epi32(q.add(c * stride + t).read_unaligned());
+                    let four = _mm256_set1_epi32(q.add(c * stride + $t).read_unaligned());
                     for i in 0..2 {
-                        let product = products::<B>(group.q[t][i], four);
-                        short[c][i] = _mm256_add_epi16(short[c][i], product);
+                        let product = products::<B>(group.q[$t][i], four);
+                        short[c][i] = if $t % B::CHAIN == 0 {
+                            product
+                        } else {
+                            _mm256_adds_epi16(short[c][i], product)
+                        };
                     }
                 }
-            }
-            for c in 0..N {
-                for i in 0..2 {
-                    let factor = factor[chain * B::CHAIN / 4][i];
-                    let long = _mm256_madd_epi16(short[c][i], factor);
-                    sums[c][i] = _mm256_add_epi32(sums[c][i], long);
+                if $t % B::CHAIN == B::CHAIN - 1 {
+                    for c in 0..N {
+                        for i in 0..2 {
+                            let long = _mm256_madd_epi16(short[c][i], factor[$t / 4][i]);
+                            sums[c][i] = _mm256_add_epi32(sums[c][i], long);
+                        }
+                    }
                 }
-            }
+            }};
         }
+        // Not as a loop, which the compiler would leave one. Sums do not saturate, as `CHAIN` says,
+        // but additions that could are taken in the order written: of others the compiler takes
+        // one accumulator after the other, and reads every weight once for each.
+        step!(0);
+        step!(1);
+        step!(2);
+        step!(3);
+        step!(4);
+        step!(5);
+        step!(6);
+        step!(7);
         sums
     }
 }

@@ -6,8 +6,8 @@ use std::arch::x86_64::*;
 use super::panel::{Group, Micro, Tile, WIDE, beginnings, run};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::avx2::Unpack;
 use crate::cpu::dot::decode::offset;
+use crate::cpu::dot::unpack::Unpack;
 
 /// Every row of `w` times every row of `x`.
 ///
@@ -55,7 +55,7 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
     // SAFETY: by this function's contract; `c` is below `N`, `g` below `panel.len()`, which is
     // at most `DEPTH`.
     unsafe {
-        let begin = beginnings::<B, Avx512, N>(x, to.n, to.first, panel.len());
+        let [begin, last] = beginnings::<B, Avx512, N>(x, to.n, to.first, panel.len());
         let at = to.n * x.groups + to.first;
         let q = x.q.as_ptr().add(at * GROUP).cast::<i32>();
         let (x_scale, x_sum) = (x.scale.as_ptr().add(at), x.scaled_sum.as_ptr().add(at));
@@ -70,24 +70,24 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
             if B::FACTORS {
                 let mut second = [_mm512_setzero_si512(); N];
                 for c in 0..N {
-                    sum[c] = _mm512_set1_epi32(begin[c][0][g]);
-                    second[c] = _mm512_set1_epi32(begin[c][1][g]);
+                    sum[c] = _mm512_set1_epi32(begin[c][g]);
+                    second[c] = _mm512_set1_epi32(last[c][g]);
                 }
                 half::<N>(&mut sum, &w, 0, q.add(g * 8), x.groups * 8);
                 half::<N>(&mut second, &w, 4, q.add(g * 8), x.groups * 8);
                 let factors: __m512i = std::mem::transmute(group.factors);
-                let first = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(factors));
-                let last = _mm512_srai_epi32::<16>(factors);
+                let low = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(factors));
+                let high = _mm512_srai_epi32::<16>(factors);
                 for c in 0..N {
                     sum[c] = _mm512_add_epi32(
-                        _mm512_mullo_epi32(sum[c], first),
-                        _mm512_mullo_epi32(second[c], last),
+                        _mm512_mullo_epi32(sum[c], low),
+                        _mm512_mullo_epi32(second[c], high),
                     );
                 }
             } else {
                 if const { offset::<B>(true) } != 0 {
                     for c in 0..N {
-                        sum[c] = _mm512_set1_epi32(begin[c][0][g]);
+                        sum[c] = _mm512_set1_epi32(begin[c][g]);
                     }
                 }
                 half::<N>(&mut sum, &w, 0, q.add(g * 8), x.groups * 8);

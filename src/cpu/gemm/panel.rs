@@ -11,14 +11,16 @@ use std::cell::RefCell;
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::arena::Buffer;
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::avx2::{ROWS, Unpack, panel_rows, transpose};
 use crate::cpu::dot::decode::offset;
+use crate::cpu::dot::pack;
+use crate::cpu::dot::unpack::{ROWS, Scales, Unpack, each_group};
 
 /// Rows in a panel.
-pub(super) const WIDE: usize = 16;
-/// Groups unpacked before they are used: 22 KiB. A multiple of the groups of every format's
+pub(super) const WIDE: usize = pack::ROWS;
+/// Groups unpacked before they are used: 11 KiB, so that with the activations they stay in the
+/// first-level cache. A multiple of the groups of every format's
 /// block.
-pub(super) const DEPTH: usize = 32;
+pub(super) const DEPTH: usize = 16;
 
 /// 16 rows' part of one group; each field as two registers of eight rows or one of sixteen.
 #[derive(Clone, Copy)]
@@ -30,7 +32,7 @@ pub(super) struct Group {
     pub scale: [__m256; 2],
     /// `[row]`.
     pub min: [__m256; 2],
-    /// What [`Unpack::factors`] gives: two i16 a row.
+    /// What [`Scales::factors`] gives: two i16 a row.
     pub factors: [__m256i; 2],
 }
 
@@ -72,12 +74,12 @@ pub(super) unsafe fn run<B: Unpack, M: Micro>(
         let depth = DEPTH.min(x.groups - first);
         for start in (0..w.rows).step_by(WIDE) {
             let n_rows = (w.rows - start).min(WIDE);
-            // SAFETY: this function's contract; the buffer has room for `DEPTH` groups, rows are
-            // clamped to those there are, and both halves of the panel are written before use.
+            // SAFETY: this function's contract; the buffer has room for `DEPTH` groups, and both
+            // halves of the panel are written before use.
             let panel = unsafe {
                 for i in 0..WIDE / ROWS {
-                    let rows = panel_rows::<B>(w, start + i * ROWS);
-                    unpack::<B, M>(&rows, first, depth, panel, i);
+                    let rows = w.bytes.as_ptr().add(start * w.stride);
+                    unpack::<B, M>(rows, first, depth, panel, i);
                 }
                 std::slice::from_raw_parts(panel, depth)
             };
@@ -98,13 +100,13 @@ pub(super) unsafe fn run<B: Unpack, M: Micro>(
     PANEL.set(buffer);
 }
 
-/// Unpacks groups `first..first + depth`, whole blocks, of eight rows to half `i` of the panel.
+/// Unpacks groups `first..first + depth`, whole blocks, of half `i` of interleaved rows.
 ///
 /// # Safety
 /// AVX2, FMA and F16C; the rows are that long and `panel` has room.
 #[inline(always)]
 unsafe fn unpack<B: Unpack, M: Micro>(
-    rows: &[*const B; ROWS],
+    rows: *const u8,
     first: usize,
     depth: usize,
     panel: *mut Group,
@@ -120,35 +122,22 @@ unsafe fn unpack<B: Unpack, M: Micro>(
         };
         let flip = _mm256_set1_epi8(flip);
         for b in 0..depth / groups {
-            let blocks: [*const B; ROWS] = std::array::from_fn(|r| rows[r].add(first / groups + b));
-            let scales = B::scales(&blocks);
-            for step in 0..groups / B::STEP {
-                let pairs = [
-                    B::unpack(blocks[0], blocks[4], step),
-                    B::unpack(blocks[1], blocks[5], step),
-                    B::unpack(blocks[2], blocks[6], step),
-                    B::unpack(blocks[3], blocks[7], step),
-                ];
-                for j in 0..B::STEP {
-                    let g = step * B::STEP + j;
-                    let [p, q, r, s] = &pairs;
-                    let to = &mut *panel.add(b * groups + g);
-                    for half in 0..2 {
-                        let four = [p[j][half], q[j][half], r[j][half], s[j][half]];
-                        let four = transpose(four);
-                        for t in 0..4 {
-                            to.q[half * 4 + t][i] = _mm256_xor_si256(four[t], flip);
-                        }
-                    }
-                    to.scale[i] = B::scale(&scales, g);
-                    if B::HAS_MIN {
-                        to.min[i] = B::min(&scales, g);
-                    }
-                    if B::FACTORS {
-                        to.factors[i] = B::factors(&scales, g);
-                    }
+            let block = rows.add((first / groups + b) * WIDE * size_of::<B>());
+            let scales = B::Scales::load(block, i);
+            each_group!(B::LEN, G => {
+                let to = &mut *panel.add(b * groups + G);
+                let quads = B::unpack::<G>(block, i);
+                for (to, quad) in to.q.iter_mut().zip(quads) {
+                    to[i] = _mm256_xor_si256(quad, flip);
                 }
-            }
+                to.scale[i] = scales.scale::<G>();
+                if B::HAS_MIN {
+                    to.min[i] = scales.min::<G>();
+                }
+                if B::FACTORS {
+                    to.factors[i] = scales.factors::<G>();
+                }
+            });
         }
     }
 }
@@ -176,7 +165,11 @@ impl Tile<'_> {
         if self.first > 0 {
             for (c, acc) in acc.iter_mut().enumerate() {
                 let out = &self.out[c * self.stride..][..self.n_rows];
-                acc[..self.n_rows].copy_from_slice(out);
+                // A whole panel is copied in registers, without a call.
+                match out.try_into() {
+                    Ok(out) => *acc = out,
+                    Err(_) => acc[..self.n_rows].copy_from_slice(out),
+                }
             }
         }
         acc
@@ -187,37 +180,58 @@ impl Tile<'_> {
     pub(super) fn store<const N: usize>(self, acc: &[[f32; WIDE]; N]) {
         for (c, acc) in acc.iter().enumerate() {
             let out = &mut self.out[c * self.stride..][..self.n_rows];
-            out.copy_from_slice(&acc[..self.n_rows]);
+            match <&mut [f32; WIDE]>::try_from(&mut *out) {
+                Ok(out) => *out = *acc,
+                Err(_) => out.copy_from_slice(&acc[..self.n_rows]),
+            }
         }
     }
 }
 
-/// For `N` rows of activations from `n` on and each of the panel's groups, what sums begin with
-/// in place of 0: the sums of the two halves' integers times `-offset`, `[N][half][depth]`. Both
-/// together in the first where the format has no factors.
+/// What the sums of a group begin with in place of 0, for rows of activations and each of a
+/// panel's groups: the sum of the group's integers times `-offset`; where the format has factors,
+/// that of its first half and that of its last.
+pub(super) type Beginnings<const N: usize> = [[i32; DEPTH]; N];
+
+/// The beginnings of `N` rows of activations from `n` on.
 ///
 /// # Safety
-/// AVX2; `x` has these rows and groups.
+/// AVX2; `x` has these rows and groups, `depth` is at most `DEPTH`.
 #[inline(always)]
 pub(super) unsafe fn beginnings<B: Unpack, M: Micro, const N: usize>(
     x: &Rows<'_>,
     n: usize,
     first: usize,
     depth: usize,
-) -> [[[i32; DEPTH]; 2]; N] {
-    let mut begin = [[[0; DEPTH]; 2]; N];
+) -> [Beginnings<N>; 2] {
+    let mut begin = [[[0; DEPTH]; N]; 2];
     let less = const { -offset::<B>(M::UNSIGNED) };
     if less == 0 {
         return begin;
     }
-    for (c, begin) in begin.iter_mut().enumerate() {
+    for c in 0..N {
         let halves = &x.halves[(n + c) * x.groups + first..][..depth];
-        for (g, &[a, b]) in halves.iter().enumerate() {
-            if B::FACTORS {
-                begin[0][g] = i32::from(less) * i32::from(a);
-                begin[1][g] = i32::from(less) * i32::from(b);
-            } else {
-                begin[0][g] = i32::from(less) * (i32::from(a) + i32::from(b));
+        for (i, part) in halves.chunks(ROWS).enumerate() {
+            let mut eight = [[0; 2]; ROWS];
+            match part.try_into() {
+                Ok(part) => eight = part,
+                Err(_) => eight[..part.len()].copy_from_slice(part),
+            }
+            // SAFETY: by this function's contract; `DEPTH` is a multiple of eight.
+            unsafe {
+                let eight = _mm256_loadu_si256(eight.as_ptr().cast());
+                let first = begin[0][c].as_mut_ptr().add(i * ROWS).cast();
+                if B::FACTORS {
+                    let less = _mm256_set1_epi32(less.into());
+                    let low = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(eight));
+                    let high = _mm256_srai_epi32::<16>(eight);
+                    let last = begin[1][c].as_mut_ptr().add(i * ROWS).cast();
+                    _mm256_storeu_si256(first, _mm256_mullo_epi32(low, less));
+                    _mm256_storeu_si256(last, _mm256_mullo_epi32(high, less));
+                } else {
+                    let sum = _mm256_madd_epi16(eight, _mm256_set1_epi16(less));
+                    _mm256_storeu_si256(first, sum);
+                }
             }
         }
     }

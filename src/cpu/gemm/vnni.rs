@@ -6,8 +6,8 @@ use std::arch::x86_64::*;
 use super::panel::{Group, Micro, Tile, WIDE, beginnings, run};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::avx2::{ROWS, Unpack};
 use crate::cpu::dot::decode::offset;
+use crate::cpu::dot::unpack::{ROWS, Unpack};
 
 /// One encoding of the instruction.
 trait Encoding {
@@ -88,7 +88,7 @@ unsafe fn add<B: Unpack, E: Encoding, const N: usize>(
     // SAFETY: by this function's contract; `c` is below `N`, `g` below `panel.len()`, which is
     // at most `DEPTH`.
     unsafe {
-        let begin = beginnings::<B, E, N>(x, to.n, to.first, panel.len());
+        let [begin, last] = beginnings::<B, E, N>(x, to.n, to.first, panel.len());
         let at = to.n * x.groups + to.first;
         let q = x.q.as_ptr().add(at * GROUP).cast::<i32>();
         let (x_scale, x_sum) = (x.scale.as_ptr().add(at), x.scaled_sum.as_ptr().add(at));
@@ -104,29 +104,29 @@ unsafe fn add<B: Unpack, E: Encoding, const N: usize>(
             let mut sum = [[_mm256_setzero_si256(); 2]; N];
             if B::FACTORS {
                 for c in 0..N {
-                    sum[c] = [_mm256_set1_epi32(begin[c][0][g]); 2];
+                    sum[c] = [_mm256_set1_epi32(begin[c][g]); 2];
                 }
                 half::<E, N>(&mut sum, group, 0, q, stride);
                 let mut second = [[_mm256_setzero_si256(); 2]; N];
                 for c in 0..N {
-                    second[c] = [_mm256_set1_epi32(begin[c][1][g]); 2];
+                    second[c] = [_mm256_set1_epi32(last[c][g]); 2];
                 }
                 half::<E, N>(&mut second, group, 4, q, stride);
                 for i in 0..2 {
                     let factors = group.factors[i];
-                    let first = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(factors));
-                    let last = _mm256_srai_epi32::<16>(factors);
+                    let low = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(factors));
+                    let high = _mm256_srai_epi32::<16>(factors);
                     for c in 0..N {
                         sum[c][i] = _mm256_add_epi32(
-                            _mm256_mullo_epi32(sum[c][i], first),
-                            _mm256_mullo_epi32(second[c][i], last),
+                            _mm256_mullo_epi32(sum[c][i], low),
+                            _mm256_mullo_epi32(second[c][i], high),
                         );
                     }
                 }
             } else {
                 if const { offset::<B>(true) } != 0 {
                     for c in 0..N {
-                        sum[c] = [_mm256_set1_epi32(begin[c][0][g]); 2];
+                        sum[c] = [_mm256_set1_epi32(begin[c][g]); 2];
                     }
                 }
                 half::<E, N>(&mut sum, group, 0, q, stride);

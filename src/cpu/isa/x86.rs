@@ -8,7 +8,7 @@ use katari_gguf::block::{
 };
 
 use super::{IntKernels, Isa, Kernels, table};
-use crate::cpu::dot::avx2::Unpack;
+use crate::cpu::dot::unpack::Unpack;
 use crate::cpu::dot::{decode, float};
 use crate::cpu::gemm;
 use crate::cpu::math::Math;
