@@ -4,15 +4,16 @@ use std::cell::RefCell;
 
 use super::arena::{Buffer, Value};
 use super::disjoint::Disjoint;
-use super::dot::Weights;
+use super::dot::{Weights, pack};
 use super::dot::float::Floats;
 use super::isa::{Kernels, Product};
 use super::pool::Pool;
 use super::tensor::Tensor;
 use crate::ops::{Activation, Linear};
 
-/// Rows of a weight that are done together for many rows of activations.
-pub(super) const PANEL: usize = 16;
+/// Rows of a weight that are done together for many rows of activations, which come from farther
+/// than the first-level cache once for all of them; a multiple of every panel's.
+pub(super) const PANEL: usize = 64;
 
 /// Bytes of weights that a thread takes at once for one row of activations: short enough that
 /// threads end together, long enough that the memory's stream is seldom begun anew.
@@ -61,8 +62,8 @@ pub(super) fn run<const N: usize>(
         let rows = if x.rows == 1 {
             let row_bytes = weights.stride.max(1);
             (DECODE_BYTES / row_bytes)
-                .next_multiple_of(PANEL)
-                .max(PANEL)
+                .next_multiple_of(pack::ROWS)
+                .max(pack::ROWS)
         } else {
             PANEL
         };
