@@ -4,8 +4,8 @@ use std::cell::RefCell;
 
 use super::arena::{Buffer, Value};
 use super::disjoint::Disjoint;
-use super::dot::{Weights, pack};
 use super::dot::float::Floats;
+use super::dot::{Weights, pack};
 use super::isa::{Kernels, Product};
 use super::pool::Pool;
 use super::tensor::Tensor;

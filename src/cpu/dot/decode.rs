@@ -1,5 +1,6 @@
 //! Decode on x86: panels of interleaved rows of weights times one row of activations.
 #![cfg(target_arch = "x86_64")]
+#![allow(clippy::needless_range_loop)] // as in `gemm`
 
 use std::arch::x86_64::*;
 
