@@ -275,12 +275,12 @@ impl Ledger {
             delta: -i32::try_from(discard).unwrap_or(i32::MAX),
         };
         for mut cell in tail {
-            if self.references(cell) > 1 {
-                if let Some(fresh) = self.take() {
-                    self.references[cell as usize] -= 1;
-                    shift.copies.push((cell, fresh));
-                    cell = fresh;
-                }
+            if self.references(cell) > 1
+                && let Some(fresh) = self.take()
+            {
+                self.references[cell as usize] -= 1;
+                shift.copies.push((cell, fresh));
+                cell = fresh;
             }
             shift.cells.push(cell);
             self.sequences[sequence as usize].push(cell);

@@ -162,10 +162,10 @@ impl<'a> Schedule<'a> {
         }
         for (&sequence, logits) in self.outputs.iter().zip(logits.rows()) {
             let slot = &mut self.slots[sequence];
-            if let Some(writer) = &mut slot.writer {
-                if let Some(finish) = writer.draw(logits, now, sink) {
-                    slot.end(finish, now, sink);
-                }
+            if let Some(writer) = &mut slot.writer
+                && let Some(finish) = writer.draw(logits, now, sink)
+            {
+                slot.end(finish, now, sink);
             }
         }
         Ok(())

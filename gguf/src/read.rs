@@ -155,13 +155,13 @@ fn check_spans(tensors: &[TensorInfo], available: u64) -> Result<(), Error> {
     }
     spans.sort_unstable();
     for pair in spans.windows(2) {
-        if let [(_, end, first), (start, _, second)] = pair {
-            if start < end {
-                return malformed(format!(
-                    "tensors '{first}' and '{second}' overlap: one ends at byte {end} of the \
-                     tensor data, the next begins at {start}"
-                ));
-            }
+        if let [(_, end, first), (start, _, second)] = pair
+            && start < end
+        {
+            return malformed(format!(
+                "tensors '{first}' and '{second}' overlap: one ends at byte {end} of the tensor \
+                 data, the next begins at {start}"
+            ));
         }
     }
     Ok(())

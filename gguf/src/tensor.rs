@@ -60,7 +60,7 @@ pub(crate) fn size(name: &str, dims: &[u64], format: Format) -> Result<u64, Stri
     if let Some(i) = dims.iter().position(|&dim| dim == 0) {
         return Err(format!("dimension {i} of tensor '{name}' is 0"));
     }
-    if dims[0] % format.block_len() as u64 != 0 {
+    if !dims[0].is_multiple_of(format.block_len() as u64) {
         return Err(format!(
             "tensor '{name}' has rows of {} values, expected a multiple of {} as {format} needs",
             dims[0],

@@ -234,7 +234,7 @@ fn layer_and_module(name: &str) -> Option<(usize, &str)> {
 /// A format whose blocks divide rows of `cols`: the chosen one, else the next one with smaller
 /// blocks, else f16.
 fn fit(chosen: Format, cols: usize) -> (Format, Option<String>) {
-    let divides = |format: Format| cols % format.block_len() == 0;
+    let divides = |format: Format| cols.is_multiple_of(format.block_len());
     if divides(chosen) {
         return (chosen, None);
     }

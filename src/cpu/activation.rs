@@ -56,7 +56,10 @@ pub(super) struct RowsMut<'a> {
 impl Quantized {
     /// Room for `[rows, width]`; `width` is a multiple of the group.
     pub(super) fn new(arena: &Arena, rows: usize, width: usize) -> Quantized {
-        assert!(width % GROUP == 0, "{width} values are no whole groups");
+        assert!(
+            width.is_multiple_of(GROUP),
+            "{width} values are no whole groups"
+        );
         let groups = width / GROUP;
         // Every part starts on a cache line of its own.
         let words = line(rows * width / 4) + 3 * line(rows * groups);

@@ -309,7 +309,7 @@ fn check(
     stride: usize,
 ) {
     let row = width / format.block_len() * format.block_bytes();
-    assert!(width % format.block_len() == 0 && row <= w.stride);
+    assert!(width.is_multiple_of(format.block_len()) && row <= w.stride);
     // Panels lie without gaps.
     assert!(panel == 1 || row == w.stride);
     assert!(w.bytes.len() >= w.rows.next_multiple_of(panel) * w.stride);

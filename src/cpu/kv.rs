@@ -105,7 +105,7 @@ impl<'a> Store<'a> {
 
     /// Whether kernels can take heads as they are stored.
     pub(super) fn is_whole(&self) -> bool {
-        self.layout.kind.block_len() > 1 || self.layout.head_dim % LANES == 0
+        self.layout.kind.block_len() > 1 || self.layout.head_dim.is_multiple_of(LANES)
     }
 
     /// One head of `n` cells of one block from `cell` on.

@@ -48,7 +48,7 @@ impl CpuOps {
 
     /// Begins a pass.
     pub(super) fn begin(&mut self, batch: &Batch<'_>, hidden: &[f32]) -> Result<(), DeviceError> {
-        if batch.rows.is_empty() || hidden.len() % batch.rows.len() != 0 {
+        if batch.rows.is_empty() || !hidden.len().is_multiple_of(batch.rows.len()) {
             return Err(DeviceError(format!(
                 "a batch of {} rows with {} hidden values is none",
                 batch.rows.len(),

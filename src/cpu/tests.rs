@@ -228,7 +228,7 @@ proptest! {
             let n = (random.next() % 40) as usize;
             let take = left[s].len().min(n);
             batches.last_mut().unwrap().extend(left[s].drain(..take));
-            if random.next() % 3 == 0 {
+            if random.next().is_multiple_of(3) {
                 batches.push(vec![]);
             }
         }

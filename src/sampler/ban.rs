@@ -14,10 +14,10 @@ pub(super) fn apply(context: &Context, candidates: &mut Candidates) {
         }
     }
     for word in &params.banned {
-        if let Some((&last, before)) = word.split_last() {
-            if context.history.ends_with(before) {
-                candidates.ban(last);
-            }
+        if let Some((&last, before)) = word.split_last()
+            && context.history.ends_with(before)
+        {
+            candidates.ban(last);
         }
     }
 }

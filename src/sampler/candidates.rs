@@ -98,10 +98,10 @@ impl Candidates {
         }
         for &id in ids {
             let count = (self.counts.get_mut(id as usize)).map_or(0, std::mem::take);
-            if count > 0 {
-                if let Some(candidate) = self.get_mut(id) {
-                    change(candidate, count);
-                }
+            if count > 0
+                && let Some(candidate) = self.get_mut(id)
+            {
+                change(candidate, count);
             }
         }
     }

@@ -30,7 +30,7 @@ impl CharsMap {
             )));
         };
         let length = u32::from_le_bytes(*length) as usize;
-        if length == 0 || length % 4 != 0 || length >= rest.len() {
+        if length == 0 || !length.is_multiple_of(4) || length >= rest.len() {
             return Err(broken(format!(
                 "says its trie has {length} bytes, of {} that follow (expected a multiple of 4, and strings after it)",
                 rest.len()

@@ -125,14 +125,14 @@ pub fn parse_header(header: &[u8], data: u64) -> Result<Vec<HeaderTensor>, Fault
             .iter()
             .try_fold(1u64, |n, &d| n.checked_mul(d))
             .ok_or_else(|| fault(format!("its shape {:?} overflows", entry.shape)))?;
-        if let Some(width) = dtype.bytes() {
-            if size.checked_mul(width) != Some(end - start) {
-                return Err(fault(format!(
-                    "its shape {:?} of {dtype} does not fill its {} bytes",
-                    entry.shape,
-                    end - start
-                )));
-            }
+        if let Some(width) = dtype.bytes()
+            && size.checked_mul(width) != Some(end - start)
+        {
+            return Err(fault(format!(
+                "its shape {:?} of {dtype} does not fill its {} bytes",
+                entry.shape,
+                end - start
+            )));
         }
         tensors.push(HeaderTensor {
             name,

@@ -27,16 +27,16 @@ impl Rope {
         const BASE: [&str; 2] = ["rope_theta", "rotary_emb_base"];
         let nested = config.opt_object("rope_parameters")?;
         let find = |keys: &[&str]| -> Result<Option<f64>, Error> {
-            if let Some(nested) = &nested {
-                if let Some(x) = nested.opt_positive(keys)? {
-                    return Ok(Some(x));
-                }
+            if let Some(nested) = &nested
+                && let Some(x) = nested.opt_positive(keys)?
+            {
+                return Ok(Some(x));
             }
             config.opt_positive(keys)
         };
         let fraction = find(&FRACTION)?.unwrap_or(default_fraction);
         let dims = (head_dim as f64 * fraction) as usize;
-        if fraction > 1.0 || dims == 0 || dims % 2 != 0 {
+        if fraction > 1.0 || dims == 0 || !dims.is_multiple_of(2) {
             return Err(config.wrong(
                 &["rotary_pct", "rope_parameters"],
                 format!("{fraction}, which rotates {dims} of {head_dim} dimensions"),
@@ -57,7 +57,7 @@ impl Rope {
             return Err(config.wrong(&DIMS, "null", "how many dimensions of a head turn"));
         }
         let dims = config.opt_size(&DIMS)?.unwrap_or(64);
-        if dims > head_dim || dims % 2 != 0 {
+        if dims > head_dim || !dims.is_multiple_of(2) {
             return Err(config.wrong(
                 &DIMS,
                 dims,

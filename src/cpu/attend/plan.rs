@@ -128,7 +128,7 @@ impl Plan {
     fn add_runs(&mut self, cells: &[u32]) {
         let first = self.runs.len();
         for (position, &cell) in cells.iter().enumerate() {
-            let borders = position % CHUNK == 0 || cell as usize % CELLS == 0;
+            let borders = position.is_multiple_of(CHUNK) || (cell as usize).is_multiple_of(CELLS);
             match self.runs[first..].last_mut() {
                 Some(run) if !borders && u64::from(run.cell) + run.n as u64 == u64::from(cell) => {
                     run.n += 1;

@@ -112,7 +112,7 @@ impl Row for Q4_0 {
 /// The scores of one query `[width]`, which is padded with zeros to whole lanes.
 #[inline(always)]
 pub(in crate::cpu) fn score<L: Lanes>(q: &[f32], keys: Stored<'_>, out: &mut [f32]) {
-    assert!(q.len() % LANES == 0 && q.len() <= keys.whole() && out.len() <= keys.n());
+    assert!(q.len().is_multiple_of(LANES) && q.len() <= keys.whole() && out.len() <= keys.n());
     // SAFETY: `L` belongs to a table that was given out for this processor; checked just now.
     unsafe {
         match keys.kind {
@@ -168,7 +168,11 @@ fn write<const N: usize>(out: &mut [f32], sums: [f32; N]) {
 /// whole lanes.
 #[inline(always)]
 pub(in crate::cpu) fn weigh<L: Lanes>(weights: &[f32], values: Stored<'_>, acc: &mut [f32]) {
-    assert!(acc.len() % LANES == 0 && acc.len() <= values.whole() && weights.len() <= values.n());
+    assert!(
+        acc.len().is_multiple_of(LANES)
+            && acc.len() <= values.whole()
+            && weights.len() <= values.n()
+    );
     // SAFETY: as in `score`.
     unsafe {
         match values.kind {
@@ -259,7 +263,7 @@ unsafe fn weigh_columns<L: Lanes, R: Row, const N: usize>(
 #[inline(always)]
 pub(in crate::cpu) fn unpack<L: Lanes>(from: Stored<'_>, width: usize, out: &mut [f32]) {
     let stored = from.whole();
-    assert!(width % LANES == 0 && stored <= width && width - stored < LANES);
+    assert!(width.is_multiple_of(LANES) && stored <= width && width - stored < LANES);
     assert!(out.len() == from.n() * width);
     let rows = from.bytes.chunks_exact(from.row_bytes);
     for (row, out) in rows.zip(out.chunks_exact_mut(width)) {
@@ -312,7 +316,7 @@ pub(in crate::cpu) fn score_block<L: Lanes>(
     stride: usize,
 ) {
     let (n, cells) = (q.len() / width, keys.len() / width);
-    assert!(width % LANES == 0 && cells <= stride);
+    assert!(width.is_multiple_of(LANES) && cells <= stride);
     assert!(n == 0 || out.len() >= (n - 1) * stride + cells);
     let tall = if L::MANY { 4 } else { 2 };
     for k in (0..cells).step_by(tall) {
@@ -390,7 +394,7 @@ pub(in crate::cpu) fn weigh_block<L: Lanes>(
     acc: &mut [f32],
 ) {
     let (n, cells) = (acc.len() / width, values.len() / width);
-    assert!(width % LANES == 0 && cells <= stride);
+    assert!(width.is_multiple_of(LANES) && cells <= stride);
     assert!(n == 0 || weights.len() >= (n - 1) * stride + cells);
     // As many accumulators as registers hold, with fewer loads than multiplications.
     let (tall, wide) = if L::MANY { (4, 4) } else { (6, 1) };

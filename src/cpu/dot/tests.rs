@@ -22,7 +22,7 @@ struct Activations {
 impl Activations {
     fn new(kernels: &Kernels, floats: Vec<f32>, width: usize) -> Activations {
         let n = floats.len() / width;
-        let integers = (width % 32 == 0).then(|| {
+        let integers = width.is_multiple_of(32).then(|| {
             let mut integers = Quantized::new(&Arena::default(), n, width);
             for (i, x) in floats.chunks_exact(width).enumerate() {
                 kernels.math().quantize_row(x, integers.rows_mut().row(i));
