@@ -219,9 +219,9 @@ impl Args {
         }
     }
 
-    /// Every test that the flags name, depth by depth.
+    /// Every test that the flags name, once, depth by depth.
     fn tests(&self) -> Vec<Test> {
-        let mut tests = Vec::new();
+        let mut tests: Vec<Test> = Vec::new();
         let numbers = |list: &[u16]| -> Vec<usize> {
             let numbers = list.iter().filter(|&&n| n > 0);
             numbers.map(|&n| usize::from(n)).collect()
@@ -241,7 +241,13 @@ impl Args {
                 tests.extend(decodes.iter().map(|&tokens| decode(tokens, sequences)));
             }
         }
-        tests
+        let mut once = Vec::with_capacity(tests.len());
+        for test in tests {
+            if !once.contains(&test) {
+                once.push(test);
+            }
+        }
+        once
     }
 }
 

@@ -80,11 +80,12 @@ fn bench_prints_tables() {
     assert!(rows.iter().all(|row| columns(row) == columns(rows[0])));
     assert!(rows[3].starts_with("| tg2 | "), "{text}");
 
-    let text = stdout_of(&bench(&["--csv"]));
+    // The prompt of three is asked for by -p and by -b.
+    let text = stdout_of(&bench(&["--csv", "-p", "5,3,0"]));
     let lines: Vec<&str> = text.lines().collect();
     assert_eq!(lines.len(), 1 + 8, "{text}");
     assert!(lines[0].starts_with("test,tokens_per_second,spread,"));
-    assert!(lines[2].starts_with("tg2,"));
+    assert!(lines[2].starts_with("pp3,"));
 }
 
 #[test]
