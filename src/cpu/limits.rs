@@ -168,6 +168,7 @@ fn sum(values: &[u64], prefetch: impl Fn(&[u64; CHUNK])) -> u64 {
 /// The processor has AVX2.
 #[cfg(target_arch = "x86_64")]
 #[target_feature(enable = "avx2")]
+#[allow(unused_unsafe)] // later compilers call a prefetch safe
 unsafe fn sum_avx2(values: &[u64], ahead: Ahead) -> u64 {
     use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
     match ahead {
@@ -176,7 +177,6 @@ unsafe fn sum_avx2(values: &[u64], ahead: Ahead) -> u64 {
             let next = chunk.as_ptr().cast::<i8>().wrapping_add(PREFETCH);
             for line in 0..size_of::<[u64; CHUNK]>() / 64 {
                 // SAFETY: a prefetch of any address is allowed; it never faults.
-                #[allow(unused_unsafe)] // later compilers call it safe
                 unsafe {
                     _mm_prefetch::<_MM_HINT_T0>(next.wrapping_add(line * 64));
                 }
