@@ -5,7 +5,7 @@
 //! - [`schedule`] forms batches: uses `engine`, `sampler`, `text`
 //! - [`engine`] opens a file and owns a session: uses `models`, `cpu`, `ops`, `kv` and the gguf
 //!   crate
-//! - [`bench`] measures an engine: uses `engine`, `models`, `cpu`, `ops`, `kv`, and the gguf and
+//! - [`mod@bench`] measures an engine: uses `engine`, `models`, `cpu`, `ops`, `kv`, and the gguf and
 //!   quantize crates
 //! - [`models`] one file an architecture: uses `ops` and the gguf crate
 //! - [`cpu`] the CPU backend: uses `ops`, the types of `kv` and the gguf crate
