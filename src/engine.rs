@@ -2,7 +2,9 @@
 //! tokens and the KV ledger. Forward passes only; which tokens travel together is for
 //! [`schedule`](crate::schedule) to say.
 
+mod devices;
 mod options;
+mod place;
 mod session;
 mod snapshot;
 mod stage;
@@ -14,13 +16,18 @@ use std::sync::Arc;
 
 use katari_gguf::Gguf;
 
-pub use options::{DeviceChoice, EngineOptions, UnknownDevice};
+pub use devices::{
+    DeviceChoice, DeviceInfo, Family, GpuLayers, NoGpuLayers, UnknownDevice, devices,
+};
+pub use options::EngineOptions;
+pub use place::Placement;
 pub use session::{Feed, Logits, Session, SessionError};
 pub use snapshot::SnapshotError;
 
 pub use crate::cpu::Isa;
 use crate::models::{ArchitectureId, Hyper, LoadError, TensorFile};
-use crate::ops::{Bytes, KvShape, Mapping};
+use crate::ops::{Bytes, Mapping};
+pub use crate::ops::{Difference, Step, compare};
 
 /// What could not be done with a model file.
 #[derive(Debug, thiserror::Error)]
@@ -124,14 +131,7 @@ impl ModelFile {
         let sizes = options.sizes(&hyper)?;
         Ok(Memory {
             weights: self.gguf.tensors.iter().map(|t| t.bytes).sum(),
-            kv: KvShape {
-                n_layer: hyper.n_layer,
-                n_cells: sizes.n_cells as usize,
-                heads: hyper.heads,
-                keys: options.kv.0,
-                values: options.kv.1,
-            }
-            .bytes(),
+            kv: place::kv_shape(&hyper, options, &sizes, hyper.n_layer).bytes(),
             scratch: hyper.scratch_bytes(options.n_batch.min(sizes.n_ctx), options.n_sequences),
         })
     }
@@ -210,6 +210,7 @@ pub struct Engine {
     file: ModelFile,
     architecture: ArchitectureId,
     memory: Memory,
+    placement: Vec<Placement>,
     session: Session,
 }
 
@@ -221,15 +222,39 @@ impl Engine {
 
     /// Loads an open file: proves every tensor, places the layers, allocates the KV cache.
     pub fn new(file: ModelFile, options: &EngineOptions) -> Result<Engine, EngineError> {
+        Engine::with_progress(file, options, &mut |_, _| ())
+    }
+
+    /// The same; `progress` hears how many bytes of weights are in the memory of devices of their
+    /// own, and how many there will be. The CPU backend reads the file in place, and says nothing.
+    pub fn with_progress(
+        file: ModelFile,
+        options: &EngineOptions,
+        progress: &mut dyn FnMut(u64, u64),
+    ) -> Result<Engine, EngineError> {
         let (architecture, hyper) = file.architecture()?;
         let sizes = options.sizes(&hyper)?;
         let memory = file.memory(options)?;
         let hyper = Arc::new(hyper);
+        let placed = place::place(&file.gguf, &hyper, options, &sizes)
+            .map_err(|cause| file.load_error(cause.into()))?;
+        let placement: Vec<Placement> = placed.iter().map(|p| p.placement.clone()).collect();
+        let offloaded = placement.iter().filter(|p| p.offloaded);
+        let (mut done, total) = (0, offloaded.map(|p| p.weights).sum());
         let mut tensors = TensorFile::new(&file.gguf, &file.mapping);
-        let stages = options
-            .place(hyper.n_layer)
-            .into_iter()
-            .map(|part| stage::load(architecture, &hyper, part, &mut tensors, options, &sizes))
+        let mut loading = stage::Loading {
+            architecture,
+            hyper: &hyper,
+            tensors: &mut tensors,
+            options,
+            sizes: &sizes,
+            progress: &mut |bytes| {
+                done += bytes;
+                progress(done, total);
+            },
+        };
+        let stages = placed.iter().map(|placed| loading.load(placed));
+        let stages = stages
             .collect::<Result<Vec<_>, _>>()
             .and_then(|stages| {
                 tensors.refuse_surplus(architecture.name())?;
@@ -241,6 +266,7 @@ impl Engine {
             file,
             architecture,
             memory,
+            placement,
             session,
         })
     }
@@ -283,6 +309,11 @@ impl Engine {
     /// Bytes it takes.
     pub fn memory(&self) -> Memory {
         self.memory
+    }
+
+    /// What each device runs, in order of the layers.
+    pub fn placement(&self) -> &[Placement] {
+        &self.placement
     }
 
     /// The sequences and what can be done with them.

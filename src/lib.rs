@@ -3,12 +3,14 @@
 //! The rooms, and which may use which:
 //!
 //! - [`schedule`] forms batches: uses `engine`, `sampler`, `text`
-//! - [`engine`] opens a file and owns a session: uses `models`, `cpu`, `ops`, `kv` and the gguf
-//!   crate
+//! - [`engine`] opens a file and owns a session: uses `models`, `cpu`, `ggml`, `ops`, `kv` and the
+//!   gguf crate
 //! - [`mod@bench`] measures an engine: uses `engine`, `models`, `cpu`, `ops`, `kv`, and the gguf and
 //!   quantize crates
 //! - [`models`] one file an architecture: uses `ops` and the gguf crate
 //! - [`cpu`] the CPU backend: uses `ops`, the types of `kv` and the gguf crate
+//! - `ggml` (with the feature of its name) the ggml backend, CUDA among its devices: uses `ops`, the
+//!   types of `kv` and the gguf crate
 //! - [`ops`] what a device can do: uses the slot types of `kv` and the gguf crate's formats
 //! - [`text`] tokenizers: uses the gguf crate
 //! - [`kv`], [`sampler`]: use nothing of ours
@@ -19,6 +21,8 @@
 pub mod bench;
 pub mod cpu;
 pub mod engine;
+#[cfg(feature = "ggml")]
+pub mod ggml;
 pub mod kv;
 pub mod models;
 pub mod ops;

@@ -8,8 +8,12 @@
 //!
 //! Shapes are written `[rows, cols]`, the last one contiguous. Activations are f32.
 
+mod trace;
+
 use std::ops::Range;
 use std::sync::Arc;
+
+pub use trace::{Difference, Step, Traced, compare};
 
 use katari_gguf::Format;
 
@@ -246,6 +250,19 @@ pub trait Ops {
     ) -> Self::Value;
     /// The rows that want logits, in batch order: `[n_tokens, width]` -> `[n_outputs, width]`.
     fn select_outputs(&self, x: &Self::Value) -> Self::Value;
+    /// Keeps a copy of `x` for [`Device::trace`].
+    fn observe(&self, x: &Self::Value);
+}
+
+/// How large a pass is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct PassShape {
+    /// Rows.
+    pub n_tokens: usize,
+    /// Rows that want logits.
+    pub n_outputs: usize,
+    /// Width of the hidden states that come in; 0 where the device begins with the embedding.
+    pub n_hidden: usize,
 }
 
 /// A device: holds weights and KV storage, and runs forward passes.
@@ -257,6 +274,28 @@ pub trait Device: Send + 'static {
 
     /// Takes a tensor over; a backend that reads it in place keeps the mapping alive.
     fn upload(&mut self, tensor: TensorView<'_>) -> Result<Self::Tensor, DeviceError>;
+
+    /// Takes over a table that only [`Ops::embed_tokens`] and [`Ops::embed_positions`] read, a
+    /// row at a time; a device with memory of its own may leave it where it is.
+    fn upload_table(&mut self, tensor: TensorView<'_>) -> Result<Self::Tensor, DeviceError> {
+        self.upload(tensor)
+    }
+
+    /// Brings what was uploaded to the device's own memory, once, after the last upload;
+    /// `progress` hears how many more bytes are there.
+    fn transfer(&mut self, _progress: &mut dyn FnMut(u64)) -> Result<(), DeviceError> {
+        Ok(())
+    }
+
+    /// Takes the memory of passes up to `shape`, so that what does not fit fails before the first
+    /// one. `forward` is as [`run`](Device::run) has it; nothing is computed.
+    fn reserve(
+        &mut self,
+        _shape: PassShape,
+        _forward: &mut dyn FnMut(&Self::Ops) -> <Self::Ops as Ops>::Value,
+    ) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     /// Allocates the KV store, once, before the first pass.
     fn allocate_kv(&mut self, shape: &KvShape) -> Result<(), DeviceError>;
@@ -273,6 +312,14 @@ pub trait Device: Send + 'static {
         hidden: &[f32],
         forward: &mut dyn FnMut(&Self::Ops) -> <Self::Ops as Ops>::Value,
     ) -> Result<&[f32], DeviceError>;
+
+    /// [`run`](Device::run), and what [`Ops::observe`] was given, in order: the rows of each.
+    fn trace(
+        &mut self,
+        batch: &Batch<'_>,
+        hidden: &[f32],
+        forward: &mut dyn FnMut(&Self::Ops) -> <Self::Ops as Ops>::Value,
+    ) -> Result<Vec<Vec<f32>>, DeviceError>;
 
     /// Turns the keys in `cells` of every layer by `delta` positions (a context shift):
     /// dequantise the rotated dimensions, rotate, requantise.

@@ -8,13 +8,19 @@ mod snapshot;
 use katari::engine::{Engine, EngineOptions, Feed};
 use katari::kv::KvType;
 
+use crate::devices::Backend;
 use crate::support::Tiny;
 
 /// The architectures, one of each.
 const ARCHITECTURES: [&str; 4] = ["gptj", "gptneox", "gptneox-japanese", "gpt2"];
 
 /// An engine with `n_sequences` sequences.
-fn open(tiny: &Tiny, kv: KvType, n_sequences: usize, options: EngineOptions) -> Engine {
+fn open(backend: &Backend, tiny: &Tiny, kv: KvType, n_sequences: usize) -> Engine {
+    open_with(tiny, kv, n_sequences, backend.options())
+}
+
+/// The same, with the options that `options` has beside.
+fn open_with(tiny: &Tiny, kv: KvType, n_sequences: usize, options: EngineOptions) -> Engine {
     let options = EngineOptions {
         kv: (kv, kv),
         n_sequences,

@@ -11,6 +11,7 @@ use katari::text::{SpecialTokens, Tokenizer};
 use katari_quantize::FileType;
 use serde_json::Value;
 
+use crate::devices::{Backend, on_every_device};
 use crate::support::{
     CHECKPOINTS, abeja, dequantized, golden, json, quantized, relative_rms, repository,
 };
@@ -34,13 +35,12 @@ const QUANTIZED_TOLERANCE: f64 = 0.02;
 
 /// Opens a file with an f32 KV cache; the variable `KATARI_TEST_ISA` may choose the instruction
 /// set. One thread: tests already run beside each other.
-fn open(path: &Path) -> Engine {
+fn open(backend: &Backend, path: &Path) -> Engine {
     let isa = std::env::var("KATARI_TEST_ISA").ok();
     let options = EngineOptions {
         isa: isa.map(|isa| isa.parse().unwrap()),
         kv: (KvType::F32, KvType::F32),
-        threads: Some(1),
-        ..EngineOptions::default()
+        ..backend.options()
     };
     Engine::open(path, &options).unwrap_or_else(|e| panic!("{e}"))
 }
@@ -113,10 +113,13 @@ fn mean_nll(engine: &mut Engine, tokens: &[u32], window: usize) -> f64 {
 }
 
 /// Compares a file with its checkpoint's golden.json and nll.json.
-fn assert_golden(folder: &Path, file: &Path, tolerance: f32) {
+///
+/// A logit may be `tolerance` off on the CPU backend, and `times` as much on `backend`.
+fn assert_golden(backend: &Backend, folder: &Path, file: &Path, tolerance: f32, times: f32) {
+    let tolerance = times * tolerance;
     let name = file.file_name().unwrap().to_string_lossy();
     let sum_tolerance = SUM_TOLERANCE * f64::from(tolerance);
-    let mut engine = open(file);
+    let mut engine = open(backend, file);
     let tokenizer = Tokenizer::from_metadata(&engine.gguf().metadata).unwrap();
     for case in json(&folder.join("golden.json")).as_array().unwrap() {
         let text = case["text"].as_str().unwrap();
@@ -161,41 +164,46 @@ fn assert_golden(folder: &Path, file: &Path, tolerance: f32) {
     let found = mean_nll(&mut engine, &ids(&nll["tokens"]), window);
     let expected = nll["mean_nll"].as_f64().unwrap();
     assert!(
-        (found - expected).abs() <= NLL_TOLERANCE,
+        (found - expected).abs() <= f64::from(times) * NLL_TOLERANCE,
         "{name}: mean nll {found}, not {expected}"
     );
 }
 
 /// Compares a quantised file with the same weights dequantised and run in f32.
-fn assert_close_to_dequantized(file: &Path, ids: &[u32]) {
-    let found = logits(&mut open(file), ids).concat();
-    let expected = logits(&mut open(&dequantized(file)), ids).concat();
+fn assert_close_to_dequantized(backend: &Backend, file: &Path, ids: &[u32]) {
+    let found = logits(&mut open(backend, file), ids).concat();
+    let expected = logits(&mut open(backend, &dequantized(file)), ids).concat();
     let error = relative_rms(&found, &expected);
     assert!(error <= QUANTIZED_TOLERANCE, "{}: {error}", file.display());
 }
 
-#[test]
-fn golden_checkpoints_in_f32_and_f16() {
+on_every_device!(
+    golden_checkpoints_in_f32_and_f16,
+    golden_checkpoint_with_the_real_vocabulary_of_abeja,
+    golden_checkpoints_quantized,
+    demo_checkpoint_in_every_type,
+    demo_checkpoint_goes_on_and_scores_as_the_reference,
+);
+
+fn golden_checkpoints_in_f32_and_f16(backend: &Backend) {
     for checkpoint in CHECKPOINTS {
         let folder = golden(checkpoint);
         // The checkpoints are f16, so nothing is lost in either type.
-        for file_type in [FileType::F32, FileType::F16] {
+        for (file_type, times) in [(FileType::F32, backend.f32), (FileType::F16, backend.f16)] {
             let file = quantized(&folder, file_type);
-            assert_golden(&folder, &file, LOGIT_TOLERANCE);
+            assert_golden(backend, &folder, &file, LOGIT_TOLERANCE, times);
         }
     }
 }
 
-#[test]
-fn golden_checkpoint_with_the_real_vocabulary_of_abeja() {
+fn golden_checkpoint_with_the_real_vocabulary_of_abeja(backend: &Backend) {
     if let Some(folder) = abeja("golden_checkpoint_with_the_real_vocabulary_of_abeja") {
         let file = quantized(&folder, FileType::F32);
-        assert_golden(&folder, &file, ABEJA_LOGIT_TOLERANCE);
+        assert_golden(backend, &folder, &file, ABEJA_LOGIT_TOLERANCE, backend.f32);
     }
 }
 
-#[test]
-fn golden_checkpoints_quantized() {
+fn golden_checkpoints_quantized(backend: &Backend) {
     use FileType::*;
     for checkpoint in CHECKPOINTS {
         let folder = golden(checkpoint);
@@ -203,35 +211,34 @@ fn golden_checkpoints_quantized() {
         // Rows of 64 hold no K block: those types fall back and say so.
         for file_type in [BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K_M] {
             let file = quantized(&folder, file_type);
-            assert_close_to_dequantized(&file, &ids(&nll["tokens"])[..40]);
+            assert_close_to_dequantized(backend, &file, &ids(&nll["tokens"])[..40]);
         }
     }
 }
 
-#[test]
-fn demo_checkpoint_in_every_type() {
+fn demo_checkpoint_in_every_type(backend: &Backend) {
     use FileType::*;
     let demo = repository("demo");
     let ids = ids(&json(&golden("demo-greedy.json"))["ids"]);
     for file_type in [
         F32, F16, BF16, Q4_0, Q4_1, Q5_0, Q5_1, Q8_0, Q4_K_S, Q4_K_M, Q5_K_S, Q5_K_M, Q6_K,
     ] {
-        assert_close_to_dequantized(&quantized(&demo, file_type), &ids);
+        assert_close_to_dequantized(backend, &quantized(&demo, file_type), &ids);
     }
 }
 
-#[test]
-fn demo_checkpoint_goes_on_and_scores_as_the_reference() {
-    let mut engine = open(&quantized(&repository("demo"), FileType::F32));
+fn demo_checkpoint_goes_on_and_scores_as_the_reference(backend: &Backend) {
+    let mut engine = open(backend, &quantized(&repository("demo"), FileType::F32));
     let case = json(&golden("demo-greedy.json"));
     let (prompt, expected) = (ids(&case["ids"]), ids(&case["greedy"]));
-    assert_greedy(&mut engine, &prompt, &expected, "demo", LOGIT_TOLERANCE);
+    let tolerance = backend.f32 * LOGIT_TOLERANCE;
+    assert_greedy(&mut engine, &prompt, &expected, "demo", tolerance);
 
     let nll = json(&golden("demo-nll.json"));
     let found = mean_nll(&mut engine, &ids(&nll["tokens"]), 256);
     let expected = nll["mean_nll"].as_f64().unwrap();
     assert!(
-        (found - expected).abs() <= NLL_TOLERANCE,
+        (found - expected).abs() <= f64::from(backend.f32) * NLL_TOLERANCE,
         "{found}, not {expected}"
     );
 }

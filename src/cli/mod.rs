@@ -8,6 +8,7 @@ mod bench;
 mod card;
 mod chat;
 mod demo;
+mod devices;
 mod evaluate;
 mod failure;
 mod generation;
@@ -74,6 +75,7 @@ verbs! {
     Logits(logits);
     Perplexity(perplexity);
     Bench(bench);
+    Devices(devices);
 }
 
 /// Runs what the command line says.

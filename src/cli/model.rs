@@ -7,11 +7,12 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 pub use katari::engine::ModelFile;
-use katari::engine::{DeviceChoice, Engine, EngineOptions, Isa};
+use katari::engine::{DeviceChoice, Engine, EngineOptions, GpuLayers, Isa, Placement};
 use katari::kv::KvType;
 use katari::text::Tokenizer;
 
-use super::output::note;
+use super::output::{bytes, note};
+use super::progress::Progress;
 
 /// Where and how a model runs.
 #[derive(Debug, Clone, clap::Args)]
@@ -21,9 +22,15 @@ pub struct ModelArgs {
     #[arg(short = 't', long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..=1024))]
     threads: Option<u16>,
 
-    /// Device to run on: auto or cpu
+    /// Device to run on: cpu, or with ggml built in also ggml-cpu, cuda, cuda:1 and others that
+    /// `katari devices` lists; auto takes the GPUs there are, or else cpu
     #[arg(long, value_name = "DEVICE", default_value_t)]
     device: DeviceChoice,
+
+    /// How many of the last layers a GPU runs: a number, all, or auto for what fits its memory;
+    /// the others run on the CPU
+    #[arg(long, value_name = "N", default_value_t)]
+    gpu_layers: GpuLayers,
 
     /// Instruction set of the CPU kernels, to compare them: scalar, avx2, avx2-vnni,
     /// avx512-vnni, neon, neon-dotprod or neon-i8mm [default: the best there is]
@@ -86,6 +93,7 @@ impl ModelArgs {
         let KvTypes(keys, values) = self.kv.unwrap_or(KvTypes(kv, kv));
         EngineOptions {
             device: self.device,
+            gpu_layers: self.gpu_layers,
             threads: self.threads.map(usize::from),
             isa: self.isa,
             n_ctx: self.ctx.map(|n| n as usize),
@@ -97,7 +105,7 @@ impl ModelArgs {
     /// Opens the model in `file`.
     pub fn open(&self, file: &Path, purpose: Purpose) -> Result<Model> {
         let start = Instant::now();
-        let engine = Engine::open(file, &self.options(purpose))?;
+        let engine = load(ModelFile::open(file)?, &self.options(purpose))?;
         let tokenizer = tokenizer(engine.file())?;
         let load_time = start.elapsed();
         let (n_ctx, trained) = (engine.n_ctx(), engine.n_ctx_train());
@@ -113,6 +121,43 @@ impl ModelArgs {
             load_time,
         })
     }
+}
+
+/// Loads `file`, shows how far that is where weights are copied to a device, and says which
+/// layers run where unless all run on the CPU.
+pub fn load(file: ModelFile, options: &EngineOptions) -> Result<Engine> {
+    let mut bar: Option<Progress> = None;
+    let engine = Engine::with_progress(file, options, &mut |done, total| {
+        bar.get_or_insert_with(|| Progress::new("loading weights (bytes)", total))
+            .at(done, "");
+    })?;
+    drop(bar);
+    if engine.placement().iter().any(|part| part.offloaded) {
+        for part in engine.placement() {
+            note(placement(part, engine.hyper().n_layer));
+        }
+    }
+    Ok(engine)
+}
+
+/// `cuda:0: layers 13 to 36 of 36 and the head; 1.9 GiB of weights, ...`.
+fn placement(part: &Placement, n_layer: usize) -> String {
+    let layers = format!(
+        "layers {} to {} of {n_layer}",
+        part.layers.start + 1,
+        part.layers.end
+    );
+    let head = if part.head { " and the head" } else { "" };
+    let (weights, kv) = (bytes(part.weights), bytes(part.kv));
+    let free = match part.free {
+        Some(free) => format!(", {} were free", bytes(free)),
+        None => String::new(),
+    };
+    format!(
+        "{}: {layers}{head}; {weights} of weights, {kv} of keys and values, about {} of scratch{free}",
+        part.device,
+        bytes(part.scratch),
+    )
 }
 
 /// A model ready to run.

@@ -103,7 +103,7 @@ impl Device for Cpu {
     type Ops = CpuOps;
 
     fn upload(&mut self, tensor: TensorView<'_>) -> Result<Tensor, DeviceError> {
-        Tensor::new(&tensor, self.isa().panel())
+        Tensor::new(&tensor)
     }
 
     fn allocate_kv(&mut self, shape: &KvShape) -> Result<(), DeviceError> {
@@ -121,6 +121,17 @@ impl Device for Cpu {
         self.ops.begin(batch, hidden)?;
         let result = self.result.insert(forward(&self.ops));
         Ok(result.data())
+    }
+
+    fn trace(
+        &mut self,
+        batch: &Batch<'_>,
+        hidden: &[f32],
+        forward: &mut dyn FnMut(&CpuOps) -> Value,
+    ) -> Result<Vec<Vec<f32>>, DeviceError> {
+        self.ops.observed.get_mut().clear();
+        self.run(batch, hidden, forward)?;
+        Ok(self.ops.observed.take())
     }
 
     fn shift_keys(&mut self, cells: &[u32], delta: i32, rope: &Rope) -> Result<(), DeviceError> {

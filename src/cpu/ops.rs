@@ -30,6 +30,8 @@ pub struct CpuOps {
     plan: Plan,
     rope: RefCell<RopeTable>,
     pub(super) kv: RefCell<Option<Kv>>,
+    /// Copies of what a traced pass observes.
+    pub(super) observed: RefCell<Vec<Vec<f32>>>,
 }
 
 impl CpuOps {
@@ -43,6 +45,7 @@ impl CpuOps {
             plan: Plan::default(),
             rope: RefCell::default(),
             kv: RefCell::default(),
+            observed: RefCell::default(),
         }
     }
 
@@ -253,5 +256,9 @@ impl Ops for CpuOps {
             out.copy_from_slice(x.row(i));
         }
         out
+    }
+
+    fn observe(&self, x: &Value) {
+        self.observed.borrow_mut().push(x.data().to_vec());
     }
 }

@@ -60,8 +60,7 @@ fn tensor_of(format: Format, cols: usize, values: &[f32]) -> Tensor {
         start: 1,
         len: bytes,
     };
-    // Room to interleave: one tensor serves every instruction set.
-    Tensor::new(&view, dot::pack::ROWS).unwrap()
+    Tensor::new(&view).unwrap()
 }
 
 /// All values of a weight.

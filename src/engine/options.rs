@@ -1,73 +1,18 @@
 //! How to open a model, and what follows from it for a given one.
 
-use std::fmt;
-use std::str::FromStr;
-
 use super::EngineError;
+use super::devices::{DeviceChoice, GpuLayers};
 use crate::cpu::Isa;
 use crate::kv::KvType;
-use crate::models::{Hyper, Part};
-
-/// Which device to run on.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum DeviceChoice {
-    /// The best this build and machine have.
-    #[default]
-    Auto,
-    /// The CPU backend.
-    Cpu,
-}
-
-impl DeviceChoice {
-    /// Every choice this build has.
-    pub const ALL: &'static [DeviceChoice] = &[DeviceChoice::Auto, DeviceChoice::Cpu];
-
-    /// Its name, as `--device` takes it.
-    pub const fn name(self) -> &'static str {
-        match self {
-            DeviceChoice::Auto => "auto",
-            DeviceChoice::Cpu => "cpu",
-        }
-    }
-}
-
-impl fmt::Display for DeviceChoice {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// A device this build does not have.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("this build has no device '{found}' (it has {})", names())]
-pub struct UnknownDevice {
-    /// What was asked for.
-    pub found: String,
-}
-
-fn names() -> String {
-    let names: Vec<_> = DeviceChoice::ALL.iter().map(|d| d.name()).collect();
-    names.join(", ")
-}
-
-impl FromStr for DeviceChoice {
-    type Err = UnknownDevice;
-
-    fn from_str(s: &str) -> Result<Self, Self::Err> {
-        let all = DeviceChoice::ALL.iter();
-        all.copied()
-            .find(|d| d.name() == s)
-            .ok_or_else(|| UnknownDevice {
-                found: s.to_string(),
-            })
-    }
-}
+use crate::models::Hyper;
 
 /// How to open a model.
 #[derive(Debug, Clone)]
 pub struct EngineOptions {
     /// Where the layers run.
     pub device: DeviceChoice,
+    /// How many of the last layers a device other than the CPU backend runs.
+    pub gpu_layers: GpuLayers,
     /// Threads of the CPU backend; as many as the machine has cores where `None`.
     pub threads: Option<usize>,
     /// Instruction set of the CPU backend; the best there is where `None`.
@@ -80,7 +25,8 @@ pub struct EngineOptions {
     pub n_sequences: usize,
     /// Tokens of the largest pass, for the memory figures.
     pub n_batch: usize,
-    /// Over how many devices of the chosen kind the layers are spread; only hidden states cross.
+    /// Over how many CPU backends the layers are spread where they run on the CPU; only hidden
+    /// states cross. Of use to tests.
     pub n_devices: usize,
 }
 
@@ -88,6 +34,7 @@ impl Default for EngineOptions {
     fn default() -> Self {
         EngineOptions {
             device: DeviceChoice::Auto,
+            gpu_layers: GpuLayers::Auto,
             threads: None,
             isa: None,
             n_ctx: None,
@@ -155,17 +102,5 @@ impl EngineOptions {
                 Err(wrong("number of sequences", self.n_sequences, expected))
             }
         }
-    }
-
-    /// Which layers run on which device, in order.
-    pub(super) fn place(&self, n_layer: usize) -> Vec<Part> {
-        let n = self.n_devices.clamp(1, n_layer.max(1));
-        (0..n)
-            .map(|i| Part {
-                layers: n_layer * i / n..n_layer * (i + 1) / n,
-                first: i == 0,
-                last: i + 1 == n,
-            })
-            .collect()
     }
 }

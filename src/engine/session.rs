@@ -6,7 +6,7 @@ use super::options::Sizes;
 use super::stage::Stage;
 use crate::kv::{Ledger, LedgerError};
 use crate::models::Hyper;
-use crate::ops::{Batch, DeviceError, KvShape, Row};
+use crate::ops::{Batch, DeviceError, KvShape, Row, Step};
 
 /// What a session refuses. Unless said otherwise nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -155,22 +155,7 @@ impl Session {
     /// A token, sequence or length that does not exist, or what the device could not do; the
     /// sequences are then as before.
     pub fn evaluate(&mut self, feeds: &[Feed]) -> Result<Logits<'_>, SessionError> {
-        self.check(feeds)?;
-        self.rows.clear();
-        for feed in feeds {
-            let tokens = &mut self.sequences[feed.sequence as usize].tokens;
-            // `check` proved that there is a free cell for each.
-            for &cell in self.ledger.append(feed.sequence, 1)? {
-                self.rows.push(Row {
-                    token: feed.token,
-                    position: tokens.len() as u32,
-                    sequence: feed.sequence,
-                    cell,
-                    wants_logits: feed.wants_logits,
-                });
-            }
-            tokens.push(feed.token);
-        }
+        self.append(feeds)?;
         let batch = Batch {
             rows: &self.rows,
             ledger: &self.ledger,
@@ -187,15 +172,59 @@ impl Session {
                         values.len()
                     )),
                 };
-                for feed in feeds.iter().rev() {
-                    let sequence = &mut self.sequences[feed.sequence as usize];
-                    let len = sequence.tokens.len().saturating_sub(1);
-                    sequence.truncate(len);
-                    self.ledger.truncate(feed.sequence, len)?;
-                }
+                take_back(&mut self.sequences, &mut self.ledger, feeds)?;
                 Err(cause.into())
             }
         }
+    }
+
+    /// Runs the pass that [`evaluate`](Session::evaluate) would, and gives what each operation of
+    /// each device gave; the sequences are afterwards as before.
+    ///
+    /// # Errors
+    /// As [`evaluate`](Session::evaluate).
+    pub fn trace(&mut self, feeds: &[Feed]) -> Result<Vec<Step>, SessionError> {
+        self.append(feeds)?;
+        let batch = Batch {
+            rows: &self.rows,
+            ledger: &self.ledger,
+        };
+        let mut steps: Vec<Step> = Vec::new();
+        let mut outcome = Ok(());
+        for stage in &mut self.stages {
+            let hidden = steps.last().map_or(&[][..], |step| &step.values);
+            match stage.trace(&batch, hidden) {
+                Ok(more) => steps.extend(more),
+                Err(cause) => {
+                    outcome = Err(cause);
+                    break;
+                }
+            }
+        }
+        take_back(&mut self.sequences, &mut self.ledger, feeds)?;
+        outcome?;
+        Ok(steps)
+    }
+
+    /// Appends tokens to their sequences, and forms the rows of their pass.
+    fn append(&mut self, feeds: &[Feed]) -> Result<(), SessionError> {
+        self.check(feeds)?;
+        self.rows.clear();
+        for feed in feeds {
+            let tokens = &mut self.sequences[feed.sequence as usize].tokens;
+            // `check` proved that there is a free cell for each.
+            for &cell in self.ledger.append(feed.sequence, 1)? {
+                self.rows.push(Row {
+                    token: feed.token,
+                    position: tokens.len() as u32,
+                    sequence: feed.sequence,
+                    cell,
+                    wants_logits: feed.wants_logits,
+                });
+            }
+            tokens.push(feed.token);
+        }
+        Ok(())
     }
 
     /// Proves that `feeds` can be run: tokens and sequences exist, and there is room.
@@ -397,6 +426,21 @@ impl Session {
         self.sequences[sequence as usize] = Sequence { tokens, cut };
         Ok(())
     }
+}
+
+/// Takes the tokens of `feeds`, which are the last of their sequences, out again.
+fn take_back(
+    sequences: &mut [Sequence],
+    ledger: &mut Ledger,
+    feeds: &[Feed],
+) -> Result<(), LedgerError> {
+    for feed in feeds.iter().rev() {
+        let sequence = &mut sequences[feed.sequence as usize];
+        let len = sequence.tokens.len().saturating_sub(1);
+        sequence.truncate(len);
+        ledger.truncate(feed.sequence, len)?;
+    }
+    Ok(())
 }
 
 /// Runs `stages` one after another, each on the hidden states of the one before.

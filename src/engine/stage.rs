@@ -1,17 +1,23 @@
 //! The seam between what is generic over devices and what is not: a part of a model on its
 //! device, whichever that is.
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
-use super::options::{DeviceChoice, EngineOptions, Sizes};
+use super::options::{EngineOptions, Sizes};
+use super::place::{Placed, kv_shape};
 use crate::cpu::Cpu;
+#[cfg(feature = "ggml")]
+use crate::ggml::Ggml;
 use crate::models::{ArchitectureId, Hyper, LoadError, Loader, Model, Part, TensorFile};
-use crate::ops::{Batch, Device, DeviceError, KvShape};
+use crate::ops::{Batch, Device, DeviceError, KvShape, PassShape, Step, Traced};
 
 /// A part of a model on its device.
 pub(super) trait Stage: Send {
     /// Runs the part: [`Device::run`] with its forward pass.
     fn run(&mut self, batch: &Batch<'_>, hidden: &[f32]) -> Result<&[f32], DeviceError>;
+    /// The same, and what each operation gave.
+    fn trace(&mut self, batch: &Batch<'_>, hidden: &[f32]) -> Result<Vec<Step>, DeviceError>;
     /// [`Device::shift_keys`] with the model's rotation; nothing where it has none.
     fn shift_keys(&mut self, cells: &[u32], delta: i32) -> Result<(), DeviceError>;
     /// [`Device::copy_cells`].
@@ -24,18 +30,29 @@ pub(super) trait Stage: Send {
     fn kv(&self) -> &KvShape;
 }
 
-struct Placed<D: Device> {
+struct OnDevice<D: Device> {
     device: D,
     model: Model<D::Tensor>,
     hyper: Arc<Hyper>,
     kv: KvShape,
 }
 
-impl<D: Device> Stage for Placed<D> {
+impl<D: Device> Stage for OnDevice<D> {
     fn run(&mut self, batch: &Batch<'_>, hidden: &[f32]) -> Result<&[f32], DeviceError> {
         let (model, hyper) = (&self.model, &self.hyper);
         let mut forward = |ops: &D::Ops| model.forward(ops, hyper);
         self.device.run(batch, hidden, &mut forward)
+    }
+
+    fn trace(&mut self, batch: &Batch<'_>, hidden: &[f32]) -> Result<Vec<Step>, DeviceError> {
+        let (model, hyper) = (&self.model, &self.hyper);
+        let names = RefCell::default();
+        let mut forward = |ops: &D::Ops| model.forward(&Traced::new(ops, &names), hyper);
+        let values = self.device.trace(batch, hidden, &mut forward)?;
+        let steps = names.into_inner().into_iter().zip(values);
+        Ok(steps
+            .map(|(operation, values)| Step { operation, values })
+            .collect())
     }
 
     fn shift_keys(&mut self, cells: &[u32], delta: i32) -> Result<(), DeviceError> {
@@ -62,46 +79,58 @@ impl<D: Device> Stage for Placed<D> {
     }
 }
 
-/// Loads `part` onto a new device of the kind that `options` choose.
-pub(super) fn load(
-    architecture: ArchitectureId,
-    hyper: &Arc<Hyper>,
-    part: Part,
-    tensors: &mut TensorFile<'_>,
-    options: &EngineOptions,
-    sizes: &Sizes,
-) -> Result<Box<dyn Stage>, LoadError> {
-    match options.device {
-        DeviceChoice::Auto | DeviceChoice::Cpu => {
-            let device = Cpu::new(options.threads(), options.isa)?;
-            load_on(device, architecture, hyper, part, tensors, options, sizes)
-        }
-    }
+/// What loading a part needs beside the part.
+pub(super) struct Loading<'l, 'a> {
+    pub architecture: ArchitectureId,
+    pub hyper: &'l Arc<Hyper>,
+    pub tensors: &'l mut TensorFile<'a>,
+    pub options: &'l EngineOptions,
+    pub sizes: &'l Sizes,
+    /// Hears how many more bytes are on their device.
+    pub progress: &'l mut dyn FnMut(u64),
 }
 
-fn load_on<D: Device>(
-    mut device: D,
-    architecture: ArchitectureId,
-    hyper: &Arc<Hyper>,
-    part: Part,
-    tensors: &mut TensorFile<'_>,
-    options: &EngineOptions,
-    sizes: &Sizes,
-) -> Result<Box<dyn Stage>, LoadError> {
-    let mut loader = Loader::new(tensors, &mut device);
-    let model = Model::load(architecture, &mut loader, hyper, &part)?;
-    let kv = KvShape {
-        n_layer: part.layers.len(),
-        n_cells: sizes.n_cells as usize,
-        heads: hyper.heads,
-        keys: options.kv.0,
-        values: options.kv.1,
-    };
-    device.allocate_kv(&kv)?;
-    Ok(Box::new(Placed {
-        device,
-        model,
-        hyper: Arc::clone(hyper),
-        kv,
-    }))
+impl Loading<'_, '_> {
+    /// Loads a part onto a new device of its target.
+    pub(super) fn load(&mut self, placed: &Placed) -> Result<Box<dyn Stage>, LoadError> {
+        let threads = self.options.threads();
+        match &placed.target {
+            None => self.load_on(Cpu::new(threads, self.options.isa)?, &placed.part),
+            #[cfg(feature = "ggml")]
+            Some(target) => {
+                let stage = self.load_on(Ggml::new(target, threads)?, &placed.part);
+                stage.map_err(|error| match error {
+                    LoadError::Device(cause) => DeviceError(format!("{target}: {cause}")).into(),
+                    other => other,
+                })
+            }
+            #[cfg(not(feature = "ggml"))]
+            Some(target) => match *target {},
+        }
+    }
+
+    fn load_on<D: Device>(
+        &mut self,
+        mut device: D,
+        part: &Part,
+    ) -> Result<Box<dyn Stage>, LoadError> {
+        let mut loader = Loader::new(self.tensors, &mut device);
+        let model = Model::load(self.architecture, &mut loader, self.hyper, part)?;
+        device.transfer(self.progress)?;
+        let kv = kv_shape(self.hyper, self.options, self.sizes, part.layers.len());
+        device.allocate_kv(&kv)?;
+        let hyper = self.hyper;
+        let shape = PassShape {
+            n_tokens: self.options.n_batch.min(self.sizes.n_ctx),
+            n_outputs: self.options.n_sequences,
+            n_hidden: if part.first { 0 } else { hyper.n_embd },
+        };
+        device.reserve(shape, &mut |ops| model.forward(ops, hyper))?;
+        Ok(Box::new(OnDevice {
+            device,
+            model,
+            hyper: Arc::clone(hyper),
+            kv,
+        }))
+    }
 }

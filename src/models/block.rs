@@ -30,14 +30,14 @@ impl<T> Entry<T> {
             return Ok(Entry::Hidden);
         }
         Ok(Entry::Embedding {
-            tokens: loader.matrix(
+            tokens: loader.table(
                 &tensor::weight(tensor::TOKEN_EMBD),
                 hyper.n_vocab,
                 hyper.n_embd,
             )?,
             positions: match hyper.rope {
                 Some(_) => None,
-                None => Some(loader.matrix(
+                None => Some(loader.table(
                     &tensor::weight(tensor::POSITION_EMBD),
                     hyper.n_ctx,
                     hyper.n_embd,

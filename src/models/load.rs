@@ -192,6 +192,13 @@ impl<'l, 'a, D: Device> Loader<'l, 'a, D> {
         }
     }
 
+    /// The table `name`, `[rows, cols]` of any format, of which passes read single rows.
+    pub fn table(&mut self, name: &str, rows: usize, cols: usize) -> Result<D::Tensor, LoadError> {
+        let view = self.file.find(name, &[cols, rows])?;
+        let view = view.ok_or_else(|| missing(name, &[cols as u64, rows as u64]))?;
+        Ok(self.device.upload_table(view)?)
+    }
+
     /// The vector `name`, `[n]` in f32.
     pub fn vector(&mut self, name: &str, n: usize) -> Result<D::Tensor, LoadError> {
         let view = self

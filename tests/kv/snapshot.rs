@@ -1,51 +1,57 @@
 //! Saved sequences: what was saved goes on to the bit, and bytes from outside are not trusted.
 
-use katari::engine::{Engine, EngineOptions};
+use katari::engine::Engine;
 use katari::kv::KvType;
 
 use super::{ARCHITECTURES, feed, open, tokens};
+use crate::devices::{Backend, on_every_device};
 use crate::support::{Random, Tiny};
 
-fn engine(architecture: &'static str, kv: KvType) -> Engine {
-    open(&Tiny::new(architecture), kv, 2, EngineOptions::default())
+on_every_device!(
+    a_saved_sequence_goes_on_to_the_bit,
+    what_a_shift_cut_is_remembered,
+    a_cut_saved_session_is_refused_wherever_it_is_cut,
+    a_lying_saved_session_never_panics,
+    a_saved_session_of_something_else_is_refused,
+);
+
+fn engine(backend: &Backend, architecture: &'static str, kv: KvType) -> Engine {
+    open(backend, &Tiny::new(architecture), kv, 2)
 }
 
-#[test]
-fn a_saved_sequence_goes_on_to_the_bit() {
+fn a_saved_sequence_goes_on_to_the_bit(backend: &Backend) {
     for architecture in ARCHITECTURES {
         for &kv in KvType::ALL {
-            let mut first = engine(architecture, kv);
+            let mut first = engine(backend, architecture, kv);
             feed(&mut first, 0, &tokens(1, 20));
             let saved = first.export(0).unwrap();
             let expected = feed(&mut first, 0, &[3]);
 
-            let mut second = engine(architecture, kv);
+            let mut second = engine(backend, architecture, kv);
             // Other cells than it had.
             feed(&mut second, 0, &tokens(2, 7));
             second.import(1, &saved).unwrap();
             assert_eq!(second.session().tokens(1), tokens(1, 20));
             assert!(
-                feed(&mut second, 1, &[3]) == expected,
+                backend.same(&feed(&mut second, 1, &[3]), &expected),
                 "{architecture} {kv}"
             );
         }
     }
 }
 
-#[test]
-fn what_a_shift_cut_is_remembered() {
-    let mut first = engine("gptneox", KvType::F16);
+fn what_a_shift_cut_is_remembered(backend: &Backend) {
+    let mut first = engine(backend, "gptneox", KvType::F16);
     feed(&mut first, 0, &tokens(1, 20));
     first.session().shift(0, 5, 5).unwrap();
     let saved = first.export(0).unwrap();
-    let mut second = engine("gptneox", KvType::F16);
+    let mut second = engine(backend, "gptneox", KvType::F16);
     second.import(0, &saved).unwrap();
     assert_eq!(second.session().reusable(0).len(), 5);
 }
 
-#[test]
-fn a_cut_saved_session_is_refused_wherever_it_is_cut() {
-    let mut engine = engine("gptneox", KvType::Q8_0);
+fn a_cut_saved_session_is_refused_wherever_it_is_cut(backend: &Backend) {
+    let mut engine = engine(backend, "gptneox", KvType::Q8_0);
     feed(&mut engine, 0, &tokens(1, 5));
     let saved = engine.export(0).unwrap();
     for n in 0..saved.len() {
@@ -56,9 +62,8 @@ fn a_cut_saved_session_is_refused_wherever_it_is_cut() {
     assert_eq!(engine.session().len(1), 0);
 }
 
-#[test]
-fn a_lying_saved_session_never_panics() {
-    let mut engine = engine("gptj", KvType::F16);
+fn a_lying_saved_session_never_panics(backend: &Backend) {
+    let mut engine = engine(backend, "gptj", KvType::F16);
     feed(&mut engine, 0, &tokens(1, 5));
     let saved = engine.export(0).unwrap();
     let mut random = Random(1);
@@ -76,14 +81,13 @@ fn a_lying_saved_session_never_panics() {
     }
 }
 
-#[test]
-fn a_saved_session_of_something_else_is_refused() {
-    let mut first = engine("gptneox", KvType::F16);
+fn a_saved_session_of_something_else_is_refused(backend: &Backend) {
+    let mut first = engine(backend, "gptneox", KvType::F16);
     feed(&mut first, 0, &tokens(1, 5));
     let saved = first.export(0).unwrap();
     let error = |mut other: Engine| other.import(0, &saved).unwrap_err().to_string();
-    assert!(error(engine("gptj", KvType::F16)).contains("another model's fingerprint"));
-    assert!(error(engine("gptneox", KvType::Q8_0)).contains("other KV types"));
+    assert!(error(engine(backend, "gptj", KvType::F16)).contains("another model's fingerprint"));
+    assert!(error(engine(backend, "gptneox", KvType::Q8_0)).contains("other KV types"));
     let error = first.import(7, &saved).unwrap_err().to_string();
     assert!(error.contains("no sequence 7"), "{error}");
 }

@@ -60,7 +60,7 @@ mod avx2 {
                 // Bytes 0 and 1 of a row for an even group, 2 and 3 for an odd one, moved to the
                 // tops of two i16 and from there down with their signs.
                 let four = self.factors[G / 2];
-                let (first, second) = if G.is_multiple_of(2) {
+                let (first, second) = if G % 2 == 0 {
                     (_mm256_slli_epi32::<8>(four), _mm256_slli_epi32::<16>(four))
                 } else {
                     (_mm256_srli_epi32::<8>(four), four)

@@ -1,0 +1,43 @@
+//! ggml's own messages: nothing is printed; what went wrong is added to our errors.
+
+use std::ffi::{CStr, c_char, c_void};
+use std::ptr::null_mut;
+use std::sync::{Mutex, Once, PoisonError};
+
+use super::sys::*;
+use crate::ops::DeviceError;
+
+/// The last warnings and errors, joined.
+static MESSAGES: Mutex<String> = Mutex::new(String::new());
+
+/// Bytes of messages that are kept.
+const KEPT: usize = 1000;
+
+/// From now on ggml's messages come here.
+pub(super) fn listen() {
+    static ONCE: Once = Once::new();
+    // SAFETY: the function is of the type that ggml calls and lives as long as the program.
+    ONCE.call_once(|| unsafe { ggml_log_set(Some(hear), null_mut()) });
+}
+
+unsafe extern "C" fn hear(level: ggml_log_level, text: *const c_char, _: *mut c_void) {
+    if !matches!(level, GGML_LOG_LEVEL_WARN | GGML_LOG_LEVEL_ERROR) || text.is_null() {
+        return;
+    }
+    // SAFETY: ggml gives a string that ends with a zero and lives for the call.
+    let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
+    let mut messages = MESSAGES.lock().unwrap_or_else(PoisonError::into_inner);
+    if messages.len() + text.len() <= KEPT {
+        messages.push_str(&text);
+    }
+}
+
+/// An error that says `what`, and what ggml said before.
+pub(super) fn explain(what: String) -> DeviceError {
+    let mut messages = MESSAGES.lock().unwrap_or_else(PoisonError::into_inner);
+    let said = std::mem::take(&mut *messages);
+    match said.trim() {
+        "" => DeviceError(what),
+        said => DeviceError(format!("{what} ({})", said.replace('\n', "; "))),
+    }
+}

@@ -1,0 +1,25 @@
+//! The symbols of ggml that we use, in one place.
+
+pub(super) use llama_cpp_sys_2::{
+    GGML_BACKEND_BUFFER_USAGE_WEIGHTS, GGML_BACKEND_DEVICE_TYPE_GPU, GGML_BACKEND_DEVICE_TYPE_IGPU,
+    GGML_LOG_LEVEL_ERROR, GGML_LOG_LEVEL_WARN, GGML_PREC_F32, GGML_STATUS_SUCCESS, GGML_TYPE_F16,
+    GGML_TYPE_F32, GGML_TYPE_I32, GGML_TYPE_I64, GGML_TYPE_Q4_0, GGML_TYPE_Q8_0, ggml_add,
+    ggml_backend, ggml_backend_alloc_ctx_tensors_from_buft,
+    ggml_backend_alloc_ctx_tensors_from_buft_size, ggml_backend_buffer, ggml_backend_buffer_clear,
+    ggml_backend_buffer_free, ggml_backend_buffer_set_usage, ggml_backend_dev_backend_reg,
+    ggml_backend_dev_buffer_type, ggml_backend_dev_count, ggml_backend_dev_description,
+    ggml_backend_dev_get, ggml_backend_dev_init, ggml_backend_dev_memory,
+    ggml_backend_dev_supports_op, ggml_backend_dev_t, ggml_backend_dev_type, ggml_backend_free,
+    ggml_backend_graph_compute, ggml_backend_reg_get_proc_address, ggml_backend_reg_name,
+    ggml_backend_set_n_threads_t, ggml_backend_tensor_copy, ggml_backend_tensor_get,
+    ggml_backend_tensor_set, ggml_backend_view_init, ggml_build_forward_expand, ggml_cgraph,
+    ggml_cont, ggml_context, ggml_flash_attn_ext, ggml_free, ggml_gallocr,
+    ggml_gallocr_alloc_graph, ggml_gallocr_free, ggml_gallocr_get_buffer_size, ggml_gallocr_new,
+    ggml_gelu, ggml_gelu_erf, ggml_get_rows, ggml_graph_overhead_custom, ggml_init,
+    ggml_init_params, ggml_is_contiguous, ggml_log_level, ggml_log_set, ggml_mul, ggml_mul_mat,
+    ggml_nbytes, ggml_new_graph_custom, ggml_new_tensor_1d, ggml_new_tensor_2d, ggml_new_tensor_3d,
+    ggml_norm, ggml_pad, ggml_permute, ggml_prec_set_acc, ggml_relu, ggml_reshape_2d,
+    ggml_reshape_3d, ggml_rope_ext, ggml_scale_bias, ggml_set_input, ggml_set_output,
+    ggml_set_rows, ggml_silu, ggml_soft_max_ext, ggml_sqr, ggml_tanh, ggml_tensor,
+    ggml_tensor_overhead, ggml_type, ggml_view_1d, ggml_view_2d, ggml_view_3d,
+};
