@@ -1,25 +1,37 @@
 //! Decode on x86: panels of interleaved rows of weights times one row of activations.
+//!
+//! A panel is read in one stream, each line once and in order, both halves of a line one after
+//! the other: so the processor's own prefetching keeps up, and asking for lines ahead only gets in
+//! its way.
 #![cfg(target_arch = "x86_64")]
 #![allow(clippy::needless_range_loop)] // as in `gemm`
 
 use std::arch::x86_64::*;
+use std::sync::atomic::{Ordering, compiler_fence};
 
-use super::unpack::{Quads, ROWS, Scales, Unpack, each_group};
+use super::unpack::{STEPS, Scales, Unpack, unroll};
+use super::wide::Wide;
 use super::{Weights, pack};
 use crate::cpu::activation::{GROUP, Rows};
 
 /// How an instruction set multiplies bytes.
 trait Multiply {
+    /// Its registers.
+    type V: Wide;
     /// Whether signed integers are made unsigned first, by adding 128.
     const UNSIGNED: bool;
 
-    /// The products of eight rows' group, as [`offset`] and [`Scales::factors`] leave them, with
-    /// eight quads of activations; of two sums the first is of both halves, or where the format
-    /// has factors the first half's and the last's.
+    /// The products of groups `g..g + N` of each part of a panel's blocks with activations `q`,
+    /// with [`offset`] in them, times `factors` where the format has them: `[N][part]`.
     ///
     /// # Safety
-    /// The instruction set; eight i32s are readable.
-    unsafe fn dot<B: Unpack>(w: &Quads, x: *const i32) -> [__m256i; 2];
+    /// The instruction set; the blocks and `N` groups of activations are readable.
+    unsafe fn sums<B: Unpack, const N: usize>(
+        block: *const u8,
+        g: usize,
+        q: *const i32,
+        factors: &[[Self::V; 2]; N],
+    ) -> [[Self::V; 2]; N];
 }
 
 /// What is to be subtracted from the integers, given whether signed ones are made unsigned.
@@ -29,16 +41,6 @@ pub(in crate::cpu) const fn offset<B: Unpack>(unsigned: bool) -> i16 {
     } else {
         B::OFFSET
     }
-}
-
-/// The same four bytes of activations in every lane.
-///
-/// # Safety
-/// AVX2; the `t`th i32 is readable.
-#[inline(always)]
-unsafe fn quad(x: *const i32, t: usize) -> __m256i {
-    // SAFETY: by this function's contract.
-    unsafe { _mm256_set1_epi32(x.add(t).read_unaligned()) }
 }
 
 /// Sums of two products, i16. Neither overflows: `CHAIN` says so for unsigned integers, and two
@@ -58,56 +60,128 @@ pub(in crate::cpu) unsafe fn products<B: Unpack>(w: __m256i, x: __m256i) -> __m2
     }
 }
 
+/// The first and the second of pairs of i16, each twice.
+///
+/// # Safety
+/// The instruction set.
+#[inline(always)]
+pub(in crate::cpu) unsafe fn twice<V: Wide>(pairs: V) -> [V; 2] {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let (up, down) = (pairs.shift32(16), pairs.shift32(-16));
+        [up.or(up.shift32(-16)), down.or(down.shift32(16))]
+    }
+}
+
+/// In how many rounds `n` groups are multiplied so that those of a round share bytes: see
+/// [`Unpack::TOGETHER`].
+const fn rounds(n: usize) -> usize {
+    if n == 4 { 2 } else { 1 }
+}
+
+/// Keeps the compiler from reading weights in another order.
+#[inline(always)]
+fn in_order() {
+    compiler_fence(Ordering::SeqCst);
+}
+
 /// AVX2: 16-bit sums first.
 enum Avx2 {}
 
 impl Multiply for Avx2 {
+    type V = __m256i;
     const UNSIGNED: bool = false;
 
     #[inline(always)]
-    unsafe fn dot<B: Unpack>(w: &Quads, x: *const i32) -> [__m256i; 2] {
+    unsafe fn sums<B: Unpack, const N: usize>(
+        block: *const u8,
+        g: usize,
+        q: *const i32,
+        factors: &[[__m256i; 2]; N],
+    ) -> [[__m256i; 2]; N] {
         // SAFETY: by the trait's contract.
         unsafe {
-            let ones = _mm256_set1_epi16(1);
-            let mut sums = [_mm256_setzero_si256(); 2];
-            for chain in 0..GROUP / 4 / B::CHAIN {
-                let mut short = _mm256_setzero_si256();
-                for t in chain * B::CHAIN..(chain + 1) * B::CHAIN {
-                    short = _mm256_add_epi16(short, products::<B>(w[t], quad(x, t)));
-                }
-                let sum = &mut sums[chain * B::CHAIN / 4 * B::FACTORS as usize];
-                *sum = _mm256_add_epi32(*sum, _mm256_madd_epi16(short, ones));
+            let mut short = [[_mm256_setzero_si256(); 2]; N];
+            let mut sums = [[_mm256_setzero_si256(); 2]; N];
+            for round in 0..rounds(N) {
+                unroll!(STEPS, T => {
+                    in_order();
+                    for e in (round..N).step_by(rounds(N)) {
+                    let x = _mm256_set1_epi32(q.add(e * STEPS + T).read_unaligned());
+                    for i in 0..2 {
+                        let w = B::unpack::<__m256i>(block, i, g + e, T);
+                        let product = products::<B>(w, x);
+                        short[e][i] = if T % B::CHAIN == 0 {
+                            product
+                        } else {
+                            _mm256_add_epi16(short[e][i], product)
+                        };
+                        if T % B::CHAIN == B::CHAIN - 1 {
+                            let by = if B::FACTORS {
+                                twice(factors[e][i])[T / 4]
+                            } else {
+                                _mm256_set1_epi16(1)
+                            };
+                            let long = _mm256_madd_epi16(short[e][i], by);
+                            sums[e][i] = _mm256_add_epi32(sums[e][i], long);
+                        }
+                    }
+                    }
+                });
             }
             sums
         }
     }
 }
 
-/// Makes a [`Multiply`] of one encoding of `vpdpbusd` and its decode kernel.
+/// Makes a [`Multiply`] of one form of `vpdpbusd` and its decode kernel.
 macro_rules! vnni {
-    ($(#[$doc:meta])* $name:ident, $features:literal, $dot:ident, $decode:ident) => {
+    ($(#[$doc:meta])* $name:ident, $v:ident, $features:literal, $dot:ident, $decode:ident) => {
         $(#[$doc])*
         enum $name {}
 
         impl Multiply for $name {
+            type V = $v;
             const UNSIGNED: bool = true;
 
             #[inline(always)]
-            unsafe fn dot<B: Unpack>(w: &Quads, x: *const i32) -> [__m256i; 2] {
+            unsafe fn sums<B: Unpack, const N: usize>(
+                block: *const u8,
+                g: usize,
+                q: *const i32,
+                factors: &[[$v; 2]; N],
+            ) -> [[$v; 2]; N] {
                 // SAFETY: by the trait's contract.
                 unsafe {
-                    let flip = _mm256_set1_epi8(if B::CHAIN == 1 { -128 } else { 0 });
-                    // Two chains, since each instruction waits for the one before.
-                    let mut sums = [_mm256_setzero_si256(); 2];
-                    for t in 0..4 {
-                        let (first, last) = (w[t], w[t + 4]);
-                        sums[0] = $dot(sums[0], _mm256_xor_si256(first, flip), quad(x, t));
-                        sums[1] = $dot(sums[1], _mm256_xor_si256(last, flip), quad(x, t + 4));
+                    let flip = $v::splat8(if B::CHAIN == 1 { -128 } else { 0 });
+                    // Two chains, since each instruction waits for the one before; where there
+                    // are factors, one for each.
+                    let mut sums = [[[$v::zero(); 2]; 2]; N];
+                    for round in 0..rounds(N) {
+                        unroll!(STEPS, T => {
+                            in_order();
+                            for e in (round..N).step_by(rounds(N)) {
+                            let x = $v::splat32(q.add(e * STEPS + T).read_unaligned());
+                            for i in 0..$v::PARTS {
+                                let w = B::unpack::<$v>(block, i, g + e, T).xor(flip);
+                                let chain = if B::FACTORS { T / 4 } else { T % 2 };
+                                sums[e][i][chain] = $dot(sums[e][i][chain], w, x);
+                            }
+                            }
+                        });
                     }
-                    if !B::FACTORS {
-                        sums[0] = _mm256_add_epi32(sums[0], sums[1]);
+                    let mut out = [[$v::zero(); 2]; N];
+                    for e in 0..N {
+                        for i in 0..$v::PARTS {
+                            let [mut first, mut second] = sums[e][i];
+                            if B::FACTORS {
+                                first = first.mul32(factors[e][i].shift32(16).down32(16));
+                                second = second.mul32(factors[e][i].down32(16));
+                            }
+                            out[e][i] = first.add32(second);
+                        }
                     }
-                    sums
+                    out
                 }
             }
         }
@@ -131,11 +205,17 @@ macro_rules! vnni {
 
 vnni! {
     /// AVX-VNNI.
-    Vex, "avx2,fma,f16c,avxvnni", _mm256_dpbusd_avx_epi32, vex
+    Vex, __m256i, "avx2,fma,f16c,avxvnni", _mm256_dpbusd_avx_epi32, vex
 }
 vnni! {
     /// The same instruction as AVX-512 encodes it.
-    Evex, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", _mm256_dpbusd_epi32, evex
+    Evex, __m256i, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
+    _mm256_dpbusd_epi32, evex
+}
+vnni! {
+    /// AVX-512: a panel's 16 rows are one register.
+    Avx512, __m512i, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
+    _mm512_dpbusd_epi32, avx512
 }
 
 /// Decode on AVX2: every row of `w` times the one row of `x`.
@@ -160,107 +240,102 @@ pub(in crate::cpu) unsafe fn avx2<B: Unpack>(
 #[inline(always)]
 unsafe fn rows<B: Unpack, M: Multiply>(w: &Weights<'_>, x: &Rows<'_>, out: &mut [f32]) {
     for (panel, out) in out[..w.rows].chunks_mut(pack::ROWS).enumerate() {
+        let mut lanes = [0.0; pack::ROWS];
         // SAFETY: by this function's contract a panel is whole.
         unsafe {
-            let sums = panel_dot::<B, M>(w.bytes.as_ptr().add(panel * pack::ROWS * w.stride), x);
-            let mut lanes = [0.0; pack::ROWS];
-            _mm256_storeu_ps(lanes.as_mut_ptr(), sums[0]);
-            _mm256_storeu_ps(lanes.as_mut_ptr().add(ROWS), sums[1]);
-            match <&mut [f32; pack::ROWS]>::try_from(&mut *out) {
-                Ok(out) => *out = lanes,
-                Err(_) => out.copy_from_slice(&lanes[..out.len()]),
-            }
+            let panel = w.bytes.as_ptr().add(panel * pack::ROWS * w.stride);
+            panel_dot::<B, M>(panel, x, &mut lanes);
+        }
+        match <&mut [f32; pack::ROWS]>::try_from(&mut *out) {
+            Ok(out) => *out = lanes,
+            Err(_) => out.copy_from_slice(&lanes[..out.len()]),
         }
     }
 }
 
-/// How far ahead of the reads memory is asked for.
-const AHEAD: usize = 8192;
-
-/// Bytes of a panel's blocks.
-const fn bytes<B: Unpack>() -> usize {
-    pack::ROWS * size_of::<B>()
-}
-
-/// Groups of a block.
-const fn groups<B: Unpack>() -> usize {
-    B::LEN / GROUP
-}
-
-/// A panel times one row of activations; its two halves wait for each other's instructions, not
-/// for their own.
+/// A panel times one row of activations.
 ///
 /// # Safety
 /// As [`rows`]; the panel is as long as `x`.
 #[inline(always)]
-unsafe fn panel_dot<B: Unpack, M: Multiply>(panel: *const u8, x: &Rows<'_>) -> [__m256; 2] {
+unsafe fn panel_dot<B: Unpack, M: Multiply>(
+    panel: *const u8,
+    x: &Rows<'_>,
+    out: &mut [f32; pack::ROWS],
+) {
+    let groups = const { B::LEN / GROUP };
     // SAFETY: by this function's contract: blocks and activations below `x.groups` are read.
-    // Prefetching reads nothing.
     unsafe {
-        let mut acc = [_mm256_setzero_ps(); 2];
-        for b in 0..x.groups / groups::<B>() {
-            let block = panel.add(b * bytes::<B>());
-            let scales = [B::Scales::load(block, 0), B::Scales::load(block, 1)];
-            each_group!(B::LEN, G => {
-                // As many lines as a group has, spread over the groups: more at once would wait
-                // for each other and hold up the reads.
-                let first = const { (bytes::<B>() * G / groups::<B>()).div_ceil(64) };
-                let end = const { (bytes::<B>() * (G + 1) / groups::<B>()).div_ceil(64) };
-                for line in first..end {
-                    _mm_prefetch::<_MM_HINT_T1>(block.wrapping_add(AHEAD + 64 * line).cast());
+        let mut acc = [M::V::zeros(); 2];
+        for b in 0..x.groups / groups {
+            let block = panel.add(b * pack::ROWS * size_of::<B>());
+            let first = B::Scales::<M::V>::load(block, 0);
+            let mut scales = [first; 2];
+            if M::V::PARTS > 1 {
+                scales[1] = B::Scales::load(block, 1);
+            }
+            unroll!(B::LEN / GROUP / B::TOGETHER, I => {
+                let g = I * B::TOGETHER;
+                let at = b * groups + g;
+                match B::TOGETHER {
+                    1 => add::<B, M, 1>(block, &scales, g, x, at, &mut acc),
+                    2 => add::<B, M, 2>(block, &scales, g, x, at, &mut acc),
+                    _ => add::<B, M, 4>(block, &scales, g, x, at, &mut acc),
                 }
-                let at = b * groups::<B>() + G;
-                acc[0] = group::<B, M, G>(block, 0, &scales[0], x, at, acc[0]);
-                acc[1] = group::<B, M, G>(block, 1, &scales[1], x, at, acc[1]);
             });
         }
-        acc
+        for i in 0..M::V::PARTS {
+            M::V::store(acc[i], out.as_mut_ptr().add(i * M::V::ROWS));
+        }
     }
 }
 
-/// Adds the products of group `G` of half `i` of a panel's blocks and group `at` of the activations to `acc`.
+/// Adds the products of groups `g..g + N` of a panel's blocks and groups `at..at + N` of the
+/// activations to the parts' accumulators.
 ///
 /// # Safety
-/// As [`rows`]; `at` is below `x.groups`.
+/// As [`rows`]; `at + N` is at most `x.groups`.
 #[inline(always)]
-unsafe fn group<B: Unpack, M: Multiply, const G: usize>(
+unsafe fn add<B: Unpack, M: Multiply, const N: usize>(
     block: *const u8,
-    i: usize,
-    scales: &B::Scales,
+    scales: &[B::Scales<M::V>; 2],
+    g: usize,
     x: &Rows<'_>,
     at: usize,
-    acc: __m256,
-) -> __m256 {
+    acc: &mut [<M::V as Wide>::Floats; 2],
+) {
     // SAFETY: by this function's contract; two i16 are one i32.
     unsafe {
         let q = x.q.as_ptr().add(at * GROUP).cast::<i32>();
-        let halves = x.halves.as_ptr().add(at).cast::<i32>();
-        let sums = M::dot::<B>(&B::unpack::<G>(block, i), q);
-        let mut sum = sums[0];
-        let offset = const { offset::<B>(M::UNSIGNED) };
+        let mut factors = [[M::V::zero(); 2]; N];
         if B::FACTORS {
-            let factors = scales.factors::<G>();
-            let first = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(factors));
-            let last = _mm256_srai_epi32::<16>(factors);
-            sum = _mm256_add_epi32(
-                _mm256_mullo_epi32(sums[0], first),
-                _mm256_mullo_epi32(sums[1], last),
-            );
-            let less = _mm256_madd_epi16(factors, quad(halves, 0));
-            let less = _mm256_mullo_epi32(less, _mm256_set1_epi32(offset.into()));
-            sum = _mm256_sub_epi32(sum, less);
-        } else if offset != 0 {
-            let less = _mm256_madd_epi16(quad(halves, 0), _mm256_set1_epi16(offset));
-            sum = _mm256_sub_epi32(sum, less);
+            for e in 0..N {
+                for i in 0..M::V::PARTS {
+                    factors[e][i] = scales[i].factors(g + e);
+                }
+            }
         }
-        let x_scale = _mm256_broadcast_ss(x.scale.get_unchecked(at));
-        let scale = _mm256_mul_ps(scales.scale::<G>(), x_scale);
-        let acc = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), scale, acc);
-        if B::HAS_MIN {
-            let x_sum = _mm256_broadcast_ss(x.scaled_sum.get_unchecked(at));
-            _mm256_fnmadd_ps(scales.min::<G>(), x_sum, acc)
-        } else {
-            acc
+        let sums = M::sums::<B, N>(block, g, q, &factors);
+        let offset = const { offset::<B>(M::UNSIGNED) };
+        for e in 0..N {
+            let halves = x.halves.as_ptr().add(at + e).cast::<i32>();
+            let halves = M::V::splat32(halves.read_unaligned());
+            let x_scale = M::V::splat(*x.scale.get_unchecked(at + e));
+            let x_sum = M::V::splat(*x.scaled_sum.get_unchecked(at + e));
+            for i in 0..M::V::PARTS {
+                let mut sum = sums[e][i];
+                if B::FACTORS {
+                    let less = factors[e][i].madd16(halves);
+                    sum = sum.sub32(less.mul32(M::V::splat32(offset.into())));
+                } else if offset != 0 {
+                    sum = sum.sub32(halves.madd16(M::V::splat16(offset)));
+                }
+                let scale = M::V::mul(scales[i].scale(g + e), x_scale);
+                acc[i] = M::V::fma(sum.to_floats(), scale, acc[i]);
+                if B::HAS_MIN {
+                    acc[i] = M::V::fnma(scales[i].min(g + e), x_sum, acc[i]);
+                }
+            }
         }
     }
 }

@@ -1,86 +1,75 @@
-//! The scales of `q4_k` and `q5_k` on AVX2.
+//! The scales of `q4_k` and `q5_k` on x86.
 #![cfg(target_arch = "x86_64")]
 
-use std::arch::x86_64::*;
-
 use super::unpack::*;
+use super::wide::Wide;
 
-/// The scales of eight rows' super-blocks, a row a lane.
+/// The scales of rows' super-blocks, a row a lane.
 #[derive(Clone, Copy)]
-pub(in crate::cpu) struct KScales {
-    d: __m256,
-    dmin: __m256,
+pub(in crate::cpu) struct KScales<V: Wide> {
+    d: V::Floats,
+    dmin: V::Floats,
     /// The 6-bit scales of groups 0..4 and 4..8, a byte a group.
-    scale: [__m256i; 2],
+    scale: [V; 2],
     /// The 6-bit mins, likewise.
-    min: [__m256i; 2],
+    min: [V; 2],
 }
 
-impl Scales for KScales {
+impl<V: Wide> Scales<V> for KScales<V> {
     /// From the four words that each row's block begins with: d and dmin in f16, and 12 bytes of
     /// packed scales `s` and mins `m`, which hold, as three u32 a, b, c of a byte a group: the low
     /// 6 bits of a are s 0..4, those of b are m 0..4; the low nibbles of c and the top two bits
     /// of a are s 4..8, the high nibbles of c and the top two bits of b are m 4..8.
     ///
     /// # Safety
-    /// AVX2, FMA and F16C; they are readable.
+    /// The instruction set; they are readable.
     #[inline(always)]
-    unsafe fn load(block: *const u8, i: usize) -> KScales {
+    unsafe fn load(block: *const u8, i: usize) -> KScales<V> {
         // SAFETY: by this function's contract.
         unsafe {
-            let [d, dmin] = half_pairs(word(block, i, 0));
-            let (a, b, c) = (word(block, i, 1), word(block, i, 2), word(block, i, 3));
-            let six = _mm256_set1_epi8(63);
-            let nibble = _mm256_set1_epi8(15);
-            let top = _mm256_set1_epi8(0x30);
-            let a_top = _mm256_and_si256(_mm256_srli_epi32::<2>(a), top);
-            let b_top = _mm256_and_si256(_mm256_srli_epi32::<2>(b), top);
-            let high = _mm256_srli_epi32::<4>(c);
+            let [d, dmin] = word::<V>(block, i, 0).half_pairs();
+            let (a, b, c) = (
+                word::<V>(block, i, 1),
+                word::<V>(block, i, 2),
+                word::<V>(block, i, 3),
+            );
+            let (six, top) = (V::splat8(63), V::splat8(0x30));
             KScales {
                 d,
                 dmin,
-                scale: [
-                    _mm256_and_si256(a, six),
-                    _mm256_or_si256(_mm256_and_si256(c, nibble), a_top),
-                ],
-                min: [
-                    _mm256_and_si256(b, six),
-                    _mm256_or_si256(_mm256_and_si256(high, nibble), b_top),
-                ],
+                scale: [a.and(six), nibbles(c, false).or(a.shift16(-2).and(top))],
+                min: [b.and(six), nibbles(c, true).or(b.shift16(-2).and(top))],
             }
         }
     }
 
-    /// `d s` of group `G`.
+    /// `d s` of group `g`.
     ///
     /// # Safety
-    /// AVX2.
+    /// The instruction set.
     #[inline(always)]
-    unsafe fn scale<const G: usize>(&self) -> __m256 {
+    unsafe fn scale(&self, g: usize) -> V::Floats {
         // SAFETY: by this function's contract.
-        unsafe { _mm256_mul_ps(self.d, byte(self.scale[G / 4], G % 4)) }
+        unsafe { V::mul(self.d, byte(self.scale[g / 4], g % 4)) }
     }
 
-    /// `dmin m` of group `G`.
+    /// `dmin m` of group `g`.
     ///
     /// # Safety
-    /// AVX2.
+    /// The instruction set.
     #[inline(always)]
-    unsafe fn min<const G: usize>(&self) -> __m256 {
+    unsafe fn min(&self, g: usize) -> V::Floats {
         // SAFETY: by this function's contract.
-        unsafe { _mm256_mul_ps(self.dmin, byte(self.min[G / 4], G % 4)) }
+        unsafe { V::mul(self.dmin, byte(self.min[g / 4], g % 4)) }
     }
 }
 
 /// Byte `i` of each lane, as f32.
 ///
 /// # Safety
-/// AVX2.
+/// The instruction set.
 #[inline(always)]
-unsafe fn byte(v: __m256i, i: usize) -> __m256 {
+unsafe fn byte<V: Wide>(v: V, i: usize) -> V::Floats {
     // SAFETY: by this function's contract.
-    unsafe {
-        let down = _mm256_srl_epi32(v, _mm_cvtsi32_si128(8 * i as i32));
-        _mm256_cvtepi32_ps(_mm256_and_si256(down, _mm256_set1_epi32(255)))
-    }
+    unsafe { v.shift32(-8 * i as i32).and(V::splat32(255)).to_floats() }
 }

@@ -21,12 +21,12 @@ mod q4_k;
 mod q5_0;
 mod q5_1;
 mod q5_k;
-
 mod q6_k;
 mod q8_0;
 #[cfg(test)]
 mod tests;
 pub(super) mod unpack;
+pub(super) mod wide;
 
 use katari_gguf::block::Quantized;
 

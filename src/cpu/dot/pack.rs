@@ -1,18 +1,18 @@
 //! Rows interleaved: what the kernels of x86 read in place of rows as they lie.
 //!
 //! 16 rows are a panel. Their blocks at one place of the row follow one another, cut into
-//! words of four bytes: word 0 of all 16 rows, word 1, and so on; a lone f16 that a block
-//! begins or ends with is kept apart in the same way. A register of words then needs no
-//! shuffle to be multiplied, sums never cross lanes, and memory is read in one stream, which is
-//! what its speed depends on. The bytes are as many as before; rows that a last panel lacks are
-//! zeros.
+//! words of four bytes: a word of all 16 rows, another, and so on, in the order in which they are
+//! wanted; a lone f16 that a block has is in front in the same way. A register of words then needs
+//! no shuffle to be multiplied, sums never cross lanes, and memory is read in one stream, a line
+//! after the other, which is what its speed depends on. The bytes are as many as before; rows that
+//! a last panel lacks are zeros.
 
 use katari_gguf::Format;
 
 /// Rows that are interleaved.
 pub(in crate::cpu) const ROWS: usize = 16;
 
-/// Where a block has an f16 beside its words of four bytes: in front (`Some(0)`) or at the end.
+/// Where a block of `format` has an f16 beside its words of four bytes.
 fn lone_half(format: Format) -> Option<usize> {
     match format {
         Format::Q4_0 | Format::Q5_0 | Format::Q8_0 => Some(0),
@@ -21,29 +21,47 @@ fn lone_half(format: Format) -> Option<usize> {
     }
 }
 
+/// Where word `i` of a block of `format` goes.
+#[inline(always)]
+fn place(format: Format, i: usize) -> usize {
+    match (format, i) {
+        // Fifth bits alternate with the words of the first two groups.
+        (Format::Q5_K, 4..12) => 4 + (i - 4) * 2,
+        (Format::Q5_K, 12..20) => 5 + (i - 12) * 2,
+        // Factors come first; in each half upper bits alternate with the words of groups 0 and 2.
+        (Format::Q6_K, 48..) => i - 48,
+        (Format::Q6_K, 32..) => 5 + (i - 32) / 8 * 24 + i % 8 * 2,
+        (Format::Q6_K, _) if i % 16 < 8 => 4 + i / 16 * 24 + i % 8 * 2,
+        (Format::Q6_K, _) => 20 + i / 16 * 24 + i % 8,
+        _ => i,
+    }
+}
+
 /// Interleaves up to [`ROWS`] rows of `stride` bytes each, to `out` of `ROWS * stride` bytes.
 pub(in crate::cpu) fn pack(format: Format, rows: &[u8], stride: usize, out: &mut [u8]) {
-    // One loop for each, so that sizes are constants in them.
+    // One loop for each, so that sizes and places are constants in them.
     match format {
-        Format::Q4_0 => pack_blocks::<18>(format, rows, stride, out),
-        Format::Q4_1 => pack_blocks::<20>(format, rows, stride, out),
-        Format::Q5_0 => pack_blocks::<22>(format, rows, stride, out),
-        Format::Q5_1 => pack_blocks::<24>(format, rows, stride, out),
-        Format::Q8_0 => pack_blocks::<34>(format, rows, stride, out),
-        Format::Q4_K => pack_blocks::<144>(format, rows, stride, out),
-        Format::Q5_K => pack_blocks::<176>(format, rows, stride, out),
-        Format::Q6_K => pack_blocks::<210>(format, rows, stride, out),
+        Format::Q4_0 => pack_blocks::<18>(Format::Q4_0, rows, stride, out),
+        Format::Q4_1 => pack_blocks::<20>(Format::Q4_1, rows, stride, out),
+        Format::Q5_0 => pack_blocks::<22>(Format::Q5_0, rows, stride, out),
+        Format::Q5_1 => pack_blocks::<24>(Format::Q5_1, rows, stride, out),
+        Format::Q8_0 => pack_blocks::<34>(Format::Q8_0, rows, stride, out),
+        Format::Q4_K => pack_blocks::<144>(Format::Q4_K, rows, stride, out),
+        Format::Q5_K => pack_blocks::<176>(Format::Q5_K, rows, stride, out),
+        Format::Q6_K => pack_blocks::<210>(Format::Q6_K, rows, stride, out),
         Format::F32 | Format::F16 | Format::BF16 => unreachable!("floats stay as they lie"),
     }
 }
 
 /// Blocks of `N` bytes.
+#[inline(always)]
 fn pack_blocks<const N: usize>(format: Format, rows: &[u8], stride: usize, out: &mut [u8]) {
     debug_assert_eq!(N, format.block_bytes());
     let half = lone_half(format);
     let n_words = N / 4;
-    // The words begin behind an f16 in front; fields lie in the order they did.
-    let skip = if half == Some(0) { 2 } else { 0 };
+    // Words begin behind an f16: there if it is in front, here wherever it is.
+    let from = if half == Some(0) { 2 } else { 0 };
+    let skip = if half.is_some() { 2 } else { 0 };
     let zeros = [0; N];
     for (b, out) in out.chunks_exact_mut(ROWS * N).enumerate() {
         for first in (0..ROWS).step_by(4) {
@@ -52,7 +70,7 @@ fn pack_blocks<const N: usize>(format: Format, rows: &[u8], stride: usize, out: 
                 block.and_then(<[u8]>::first_chunk).unwrap_or(&zeros)
             });
             if let Some(at) = half {
-                let halfs = out[at * ROWS + first * 2..].chunks_exact_mut(2);
+                let halfs = out[first * 2..].chunks_exact_mut(2);
                 for (half, block) in halfs.zip(blocks) {
                     half.copy_from_slice(&block[at..at + 2]);
                 }
@@ -61,27 +79,37 @@ fn pack_blocks<const N: usize>(format: Format, rows: &[u8], stride: usize, out: 
             let to = &mut out[skip * ROWS + first * 4..];
             let whole = n_words / 4 * 4;
             for i in (0..whole).step_by(4) {
-                put::<N, 4>(&blocks, skip + i * 4, &mut to[i * 4 * ROWS..]);
+                put::<N, 4>(format, &blocks, from, i, to);
             }
             for i in whole..n_words {
-                put::<N, 1>(&blocks, skip + i * 4, &mut to[i * 4 * ROWS..]);
+                put::<N, 1>(format, &blocks, from, i, to);
             }
         }
     }
 }
 
-/// Puts `K` words of four blocks, from byte `at` on, where the first row's first word belongs.
+/// Puts `K` words of four blocks, from word `i` on, where they belong; words begin at byte `from`
+/// of a block, the first row's at `to`.
 #[inline(always)]
-fn put<const N: usize, const K: usize>(blocks: &[&[u8; N]; 4], at: usize, to: &mut [u8]) {
+fn put<const N: usize, const K: usize>(
+    format: Format,
+    blocks: &[&[u8; N]; 4],
+    from: usize,
+    i: usize,
+    to: &mut [u8],
+) {
     let words = blocks.map(|block| {
         let mut words = [0; K];
-        for (word, bytes) in words.iter_mut().zip(block[at..][..4 * K].chunks_exact(4)) {
+        for (word, bytes) in words
+            .iter_mut()
+            .zip(block[from + 4 * i..][..4 * K].chunks_exact(4))
+        {
             *word = u32::from_ne_bytes([bytes[0], bytes[1], bytes[2], bytes[3]]);
         }
         words
     });
     for k in 0..K {
-        let to = &mut to[k * 4 * ROWS..][..16];
+        let to = &mut to[place(format, i + k) * 4 * ROWS..][..16];
         let column = [words[0][k], words[1][k], words[2][k], words[3][k]];
         for (to, word) in to.chunks_exact_mut(4).zip(column) {
             to.copy_from_slice(&word.to_ne_bytes());

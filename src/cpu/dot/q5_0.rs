@@ -6,24 +6,24 @@ use super::Groups;
 
 impl Groups for BlockQ5_0 {}
 
-/// AVX2.
+/// x86.
 #[cfg(target_arch = "x86_64")]
-mod avx2 {
+mod x86 {
     use super::BlockQ5_0;
     use crate::cpu::dot::unpack::*;
+    use crate::cpu::dot::wide::Wide;
 
     impl Unpack for BlockQ5_0 {
         const OFFSET: i16 = 16;
         const CHAIN: usize = 4;
-        type Scales = Scale;
+        type Scales<V: Wide> = Scale<V>;
 
         #[inline(always)]
-        unsafe fn unpack<const G: usize>(block: *const u8, i: usize) -> Quads {
+        unsafe fn unpack<V: Wide>(block: *const u8, i: usize, _g: usize, t: usize) -> V {
             // SAFETY: by the trait's contract.
             unsafe {
-                let mut quads = split_nibbles(field(block, 6), i);
-                add_fifth_bits(&mut quads, word(field(block, 2), i, 0));
-                quads
+                let four = split_nibbles::<V>(field(block, 6), i, t);
+                four.or(word::<V>(field(block, 2), i, 0).fifth_bits(t))
             }
         }
     }

@@ -6,24 +6,24 @@ use super::Groups;
 
 impl Groups for BlockQ5_1 {}
 
-/// AVX2.
+/// x86.
 #[cfg(target_arch = "x86_64")]
-mod avx2 {
+mod x86 {
     use super::BlockQ5_1;
     use crate::cpu::dot::unpack::*;
+    use crate::cpu::dot::wide::Wide;
 
     impl Unpack for BlockQ5_1 {
         const OFFSET: i16 = 0;
         const CHAIN: usize = 4;
-        type Scales = ScaleAndLeast;
+        type Scales<V: Wide> = ScaleAndLeast<V>;
 
         #[inline(always)]
-        unsafe fn unpack<const G: usize>(block: *const u8, i: usize) -> Quads {
+        unsafe fn unpack<V: Wide>(block: *const u8, i: usize, _g: usize, t: usize) -> V {
             // SAFETY: by the trait's contract.
             unsafe {
-                let mut quads = split_nibbles(field(block, 8), i);
-                add_fifth_bits(&mut quads, word(block, i, 1));
-                quads
+                let four = split_nibbles::<V>(field(block, 8), i, t);
+                four.or(word::<V>(block, i, 1).fifth_bits(t))
             }
         }
     }

@@ -6,40 +6,32 @@ use super::Groups;
 
 impl Groups for BlockQ5K {}
 
-/// AVX2.
+/// x86.
 #[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::*;
-
+mod x86 {
     use super::BlockQ5K;
     use crate::cpu::dot::k::KScales;
     use crate::cpu::dot::unpack::*;
+    use crate::cpu::dot::wide::Wide;
 
     impl Unpack for BlockQ5K {
         const OFFSET: i16 = 0;
         const CHAIN: usize = 4;
-        type Scales = KScales;
+        const TOGETHER: usize = 2;
+        type Scales<V: Wide> = KScales<V>;
 
-        /// Eight words of fifth bits, a bit of each byte for a group; then two groups share eight
-        /// words: the low nibbles are the first's, the high the second's.
+        /// Two groups share eight words: the low nibbles are the first's, the high the second's.
+        /// Of eight words of fifth bits, a bit of each byte for a group, each lies before the
+        /// word of the first two groups that is wanted together with it.
         #[inline(always)]
-        unsafe fn unpack<const G: usize>(block: *const u8, i: usize) -> Quads {
+        unsafe fn unpack<V: Wide>(block: *const u8, i: usize, g: usize, t: usize) -> V {
             // SAFETY: by the trait's contract.
             unsafe {
-                let mut quads = [_mm256_setzero_si256(); 8];
-                for (t, quad) in quads.iter_mut().enumerate() {
-                    let four = nibbles(word(block, i, 12 + G / 2 * 8 + t), G % 2 == 1);
-                    let bits = word(block, i, 4 + t);
-                    // Bit G of each byte to bit 4; which bits come in from the side is masked.
-                    let bits = if G < 4 {
-                        _mm256_sll_epi16(bits, _mm_cvtsi32_si128(4 - G as i32))
-                    } else {
-                        _mm256_srl_epi16(bits, _mm_cvtsi32_si128(G as i32 - 4))
-                    };
-                    let fifth = _mm256_and_si256(bits, _mm256_set1_epi8(16));
-                    *quad = _mm256_or_si256(four, fifth);
-                }
-                quads
+                let at = if g < 2 { 5 + 2 * t } else { 12 + g / 2 * 8 + t };
+                let four = nibbles(word::<V>(block, i, at), g % 2 == 1);
+                // Bit g of each byte to bit 4; which bits come in from the side is masked.
+                let bits = word::<V>(block, i, 4 + 2 * t).shift16(4 - g as i32);
+                four.or(bits.and(V::splat8(16)))
             }
         }
     }

@@ -15,57 +15,57 @@ impl Groups for BlockQ6K {
     }
 }
 
-/// AVX2.
+/// x86.
 #[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::*;
-
+mod x86 {
     use super::BlockQ6K;
     use crate::cpu::dot::unpack::*;
+    use crate::cpu::dot::wide::Wide;
 
-    /// The scales of eight rows' super-blocks, a row an i32.
+    /// The scales of rows' super-blocks, a row an i32.
     #[derive(Clone, Copy)]
-    pub(in crate::cpu) struct Factors {
-        d: __m256,
+    pub(in crate::cpu) struct Factors<V: Wide> {
+        d: V::Floats,
         /// The 8-bit factors, four (two groups') in each.
-        factors: [__m256i; 4],
+        factors: [V; 4],
     }
 
-    impl Scales for Factors {
+    impl<V: Wide> Scales<V> for Factors<V> {
         #[inline(always)]
-        unsafe fn load(block: *const u8, i: usize) -> Factors {
-            // SAFETY: by the trait's contract: 48 words of integers, 4 of factors, and d.
+        unsafe fn load(block: *const u8, i: usize) -> Factors<V> {
+            let words = field(block, 2);
+            // SAFETY: by the trait's contract: the blocks begin with these.
             unsafe {
                 Factors {
-                    d: halfs(field(block, 208), i),
+                    d: halfs::<V>(block, i),
                     factors: [
-                        word(block, i, 48),
-                        word(block, i, 49),
-                        word(block, i, 50),
-                        word(block, i, 51),
+                        word(words, i, 0),
+                        word(words, i, 1),
+                        word(words, i, 2),
+                        word(words, i, 3),
                     ],
                 }
             }
         }
 
         #[inline(always)]
-        unsafe fn scale<const G: usize>(&self) -> __m256 {
+        unsafe fn scale(&self, _g: usize) -> V::Floats {
             self.d
         }
 
         #[inline(always)]
-        unsafe fn factors<const G: usize>(&self) -> __m256i {
+        unsafe fn factors(&self, g: usize) -> V {
             // SAFETY: by the trait's contract.
             unsafe {
                 // Bytes 0 and 1 of a row for an even group, 2 and 3 for an odd one, moved to the
                 // tops of two i16 and from there down with their signs.
-                let four = self.factors[G / 2];
-                let (first, second) = if G % 2 == 0 {
-                    (_mm256_slli_epi32::<8>(four), _mm256_slli_epi32::<16>(four))
+                let four = self.factors[g / 2];
+                let (first, second) = if g.is_multiple_of(2) {
+                    (four.shift32(8), four.shift32(16))
                 } else {
-                    (_mm256_srli_epi32::<8>(four), four)
+                    (four.shift32(-8), four)
                 };
-                _mm256_srai_epi16::<8>(_mm256_blend_epi16::<0b1010_1010>(first, second))
+                first.blend16(second).down16(8)
             }
         }
     }
@@ -74,28 +74,22 @@ mod avx2 {
         const OFFSET: i16 = 32;
         const CHAIN: usize = 2;
         const FACTORS: bool = true;
-        type Scales = Factors;
+        const TOGETHER: usize = 4;
+        type Scales<V: Wide> = Factors<V>;
 
-        /// Of each half of a block, 16 words hold the low nibbles of groups 0 and 1 and, as their
-        /// high nibbles, of 2 and 3; eight words hold the upper two bits of groups 0 to 3.
+        /// Of each half of a block, eight words hold the low nibbles of group 0 and, as their high
+        /// nibbles, of 2; each is followed by one of the eight words with the upper two bits of
+        /// all four groups. Then come the eight of groups 1 and 3.
         #[inline(always)]
-        unsafe fn unpack<const G: usize>(block: *const u8, i: usize) -> Quads {
+        unsafe fn unpack<V: Wide>(block: *const u8, i: usize, g: usize, t: usize) -> V {
             // SAFETY: by the trait's contract.
             unsafe {
-                let mut quads = [_mm256_setzero_si256(); 8];
-                for (t, quad) in quads.iter_mut().enumerate() {
-                    let four = nibbles(word(block, i, G / 4 * 16 + G % 2 * 8 + t), G % 4 >= 2);
-                    let bits = word(block, i, 32 + G / 4 * 8 + t);
-                    let bits = match G % 4 {
-                        0 => _mm256_slli_epi16::<4>(bits),
-                        1 => _mm256_slli_epi16::<2>(bits),
-                        2 => bits,
-                        _ => _mm256_srli_epi16::<2>(bits),
-                    };
-                    let upper = _mm256_and_si256(bits, _mm256_set1_epi8(0x30));
-                    *quad = _mm256_or_si256(four, upper);
-                }
-                quads
+                let half = field(block, 18 + g / 4 * 96);
+                let at = if g.is_multiple_of(2) { 2 * t } else { 16 + t };
+                let four = nibbles(word::<V>(half, i, at), g % 4 >= 2);
+                let bits = word::<V>(half, i, 2 * t + 1);
+                let bits = bits.shift16(4 - 2 * (g % 4) as i32);
+                four.or(bits.and(V::splat8(0x30)))
             }
         }
     }

@@ -6,29 +6,22 @@ use super::Groups;
 
 impl Groups for BlockQ8_0 {}
 
-/// AVX2.
+/// x86.
 #[cfg(target_arch = "x86_64")]
-mod avx2 {
-    use std::arch::x86_64::*;
-
+mod x86 {
     use super::BlockQ8_0;
     use crate::cpu::dot::unpack::*;
+    use crate::cpu::dot::wide::Wide;
 
     impl Unpack for BlockQ8_0 {
         const OFFSET: i16 = 0;
         const CHAIN: usize = 1;
-        type Scales = Scale;
+        type Scales<V: Wide> = Scale<V>;
 
         #[inline(always)]
-        unsafe fn unpack<const G: usize>(block: *const u8, i: usize) -> Quads {
+        unsafe fn unpack<V: Wide>(block: *const u8, i: usize, _g: usize, t: usize) -> V {
             // SAFETY: by the trait's contract.
-            unsafe {
-                let mut quads = [_mm256_setzero_si256(); 8];
-                for (t, quad) in quads.iter_mut().enumerate() {
-                    *quad = word(field(block, 2), i, t);
-                }
-                quads
-            }
+            unsafe { word(field(block, 2), i, t) }
         }
     }
 }

@@ -1,56 +1,51 @@
-//! How the formats are taken apart with AVX2, for all tables of x86: half a panel of weights, as
-//! [`pack`](super::pack) lays them, at a time; a row is an i32 of a register.
+//! How the formats are taken apart on x86, for all of its tables: a register of weights at a time,
+//! as [`pack`](super::pack) lays them, a row in each i32.
 #![cfg(target_arch = "x86_64")]
 
-use std::arch::x86_64::*;
+use super::Groups;
+use super::pack;
+use super::wide::Wide;
 
-use super::{Groups, pack};
-use crate::cpu::activation::GROUP;
+/// Steps of four values in a group.
+pub(in crate::cpu) const STEPS: usize = crate::cpu::activation::GROUP / 4;
 
-/// Rows of a register.
-pub(in crate::cpu) const ROWS: usize = 8;
-
-/// The integers of a group of eight rows: register `t` holds values `4 t..4 t + 4` of row `r` in
-/// its `r`th i32.
-pub(in crate::cpu) type Quads = [__m256i; GROUP / 4];
-
-/// The scales of half a panel's blocks.
-pub(in crate::cpu) trait Scales: Copy {
-    /// Loads those of half `i`.
+/// The scales of a register of rows' blocks.
+pub(in crate::cpu) trait Scales<V: Wide>: Copy {
+    /// Loads those of part `i` of a panel.
     ///
     /// # Safety
-    /// AVX2, FMA and F16C; the blocks are readable, `i` is below 2.
+    /// The instruction set; the blocks are readable, `i` is below `V::PARTS`.
     unsafe fn load(block: *const u8, i: usize) -> Self;
 
-    /// The eight scales of group `G`.
+    /// The scales of group `g`.
     ///
     /// # Safety
-    /// AVX2, FMA and F16C.
-    unsafe fn scale<const G: usize>(&self) -> __m256;
+    /// The instruction set.
+    unsafe fn scale(&self, g: usize) -> V::Floats;
 
-    /// The eight mins of group `G`, for formats that have them.
+    /// The mins of group `g`, for formats that have them.
     ///
     /// # Safety
-    /// AVX2, FMA and F16C.
+    /// The instruction set.
     #[inline(always)]
-    unsafe fn min<const G: usize>(&self) -> __m256 {
+    unsafe fn min(&self, _g: usize) -> V::Floats {
         // SAFETY: by this function's contract.
-        unsafe { _mm256_setzero_ps() }
+        unsafe { V::zeros() }
     }
 
-    /// For formats with factors those of group `G`: two i16 for each of the eight rows.
+    /// For formats with factors those of group `g`: two i16 for each of the rows.
     ///
     /// # Safety
-    /// AVX2, FMA and F16C.
+    /// The instruction set.
     #[inline(always)]
-    unsafe fn factors<const G: usize>(&self) -> __m256i {
+    unsafe fn factors(&self, _g: usize) -> V {
         // SAFETY: by this function's contract.
-        unsafe { _mm256_setzero_si256() }
+        unsafe { V::zero() }
     }
 }
 
-/// A quantised format on AVX2. `block` points to the blocks of a panel, of whose rows half `i` are
-/// taken.
+/// A quantised format on x86. `block` points to the blocks of a panel, of whose rows part `i` is
+/// taken; groups and steps are constants wherever these are called.
 pub(in crate::cpu) trait Unpack: Groups {
     /// What is to be subtracted from the unpacked integers; 0 where they are signed.
     const OFFSET: i16;
@@ -59,104 +54,113 @@ pub(in crate::cpu) trait Unpack: Groups {
     const CHAIN: usize;
     /// Whether each 16 products have a factor of their own.
     const FACTORS: bool = false;
-    /// The scales of half a panel's blocks.
-    type Scales: Scales;
+    /// How many groups, one after the other, are multiplied together, 1, 2 or 4, since their
+    /// values share bytes: those of a pair, or of four the first and third and the second and
+    /// fourth.
+    const TOGETHER: usize = 1;
+    /// The scales of a register of rows' blocks.
+    type Scales<V: Wide>: Scales<V>;
 
-    /// Unpacks group `G`.
+    /// Unpacks step `t` of group `g`: values `4 t..4 t + 4` of each row in its i32.
     ///
     /// # Safety
-    /// AVX2; the blocks are readable, `i` is below 2.
-    unsafe fn unpack<const G: usize>(block: *const u8, i: usize) -> Quads;
+    /// The instruction set; the blocks are readable, `i` is below `V::PARTS`.
+    unsafe fn unpack<V: Wide>(block: *const u8, i: usize, g: usize, t: usize) -> V;
 }
 
 /// Blocks that begin with a scale.
 #[derive(Clone, Copy)]
-pub(in crate::cpu) struct Scale(__m256);
+pub(in crate::cpu) struct Scale<V: Wide>(V::Floats);
 
-impl Scales for Scale {
+impl<V: Wide> Scales<V> for Scale<V> {
     #[inline(always)]
-    unsafe fn load(block: *const u8, i: usize) -> Scale {
+    unsafe fn load(block: *const u8, i: usize) -> Scale<V> {
         // SAFETY: by the trait's contract.
-        unsafe { Scale(halfs(block, i)) }
+        unsafe { Scale(halfs::<V>(block, i)) }
     }
 
     #[inline(always)]
-    unsafe fn scale<const G: usize>(&self) -> __m256 {
+    unsafe fn scale(&self, _g: usize) -> V::Floats {
         self.0
     }
 }
 
 /// Blocks that begin with a scale and the least value.
 #[derive(Clone, Copy)]
-pub(in crate::cpu) struct ScaleAndLeast {
-    scale: __m256,
-    min: __m256,
+pub(in crate::cpu) struct ScaleAndLeast<V: Wide> {
+    scale: V::Floats,
+    min: V::Floats,
 }
 
-impl Scales for ScaleAndLeast {
+impl<V: Wide> Scales<V> for ScaleAndLeast<V> {
     #[inline(always)]
-    unsafe fn load(block: *const u8, i: usize) -> ScaleAndLeast {
+    unsafe fn load(block: *const u8, i: usize) -> ScaleAndLeast<V> {
         // SAFETY: by the trait's contract.
         unsafe {
-            let [scale, least] = half_pairs(word(block, i, 0));
+            let [scale, least] = word::<V>(block, i, 0).half_pairs();
             // The format adds its least value.
-            let min = _mm256_xor_ps(least, _mm256_set1_ps(-0.0));
+            let min = V::neg(least);
             ScaleAndLeast { scale, min }
         }
     }
 
     #[inline(always)]
-    unsafe fn scale<const G: usize>(&self) -> __m256 {
+    unsafe fn scale(&self, _g: usize) -> V::Floats {
         self.scale
     }
 
     #[inline(always)]
-    unsafe fn min<const G: usize>(&self) -> __m256 {
+    unsafe fn min(&self, _g: usize) -> V::Floats {
         self.min
     }
 }
 
-/// Runs `$body` with `G` as a constant for each group of a block of `$len` values.
-macro_rules! each_group {
-    ($len:expr, $G:ident => $body:expr) => {{
-        macro_rules! group {
-            ($g:literal) => {{
-                const $G: usize = $g;
+/// Runs `$body` with `$i` as each of `0..$n`, a constant, for `$n` of 1, 2, 4 or 8: not as a loop,
+/// which the compiler might leave one.
+macro_rules! unroll {
+    ($n:expr, $i:ident => $body:expr) => {{
+        macro_rules! each {
+            ($at:literal) => {{
+                const $i: usize = $at;
                 $body
             }};
         }
-        group!(0);
-        if $len > 32 {
-            group!(1);
-            group!(2);
-            group!(3);
-            group!(4);
-            group!(5);
-            group!(6);
-            group!(7);
+        each!(0);
+        if $n > 1 {
+            each!(1);
+        }
+        if $n > 2 {
+            each!(2);
+            each!(3);
+        }
+        if $n > 4 {
+            each!(4);
+            each!(5);
+            each!(6);
+            each!(7);
         }
     }};
 }
-pub(in crate::cpu) use each_group;
+pub(in crate::cpu) use unroll;
 
-/// Word `t` of the rows of half `i`, of words that begin at `words`.
+/// Word `t` of the rows of part `i`, of words that begin at `words`.
 ///
 /// # Safety
-/// AVX2; they are readable, `i` is below 2.
+/// The instruction set; they are readable, `i` is below `V::PARTS`.
 #[inline(always)]
-pub(super) unsafe fn word(words: *const u8, i: usize, t: usize) -> __m256i {
+pub(super) unsafe fn word<V: Wide>(words: *const u8, i: usize, t: usize) -> V {
     // SAFETY: by this function's contract.
-    unsafe { _mm256_loadu_si256(words.add(t * 4 * pack::ROWS + i * 4 * ROWS).cast()) }
+    unsafe { V::load(words.add(t * 4 * pack::ROWS + i * 4 * V::ROWS)) }
 }
 
-/// The f16s of the rows of half `i`, as f32.
+/// The f16s of the rows of part `i`, as f32.
 ///
 /// # Safety
-/// AVX2 and F16C; they are readable, `i` is below 2.
+/// The instruction set; they are readable, `i` is below `V::PARTS`.
 #[inline(always)]
-pub(super) unsafe fn halfs(at: *const u8, i: usize) -> __m256 {
+pub(super) unsafe fn halfs<V: Wide>(at: *const u8, i: usize) -> V::Floats {
     // SAFETY: by this function's contract.
-    unsafe { _mm256_cvtph_ps(_mm_loadu_si128(at.add(i * 2 * ROWS).cast())) }
+    unsafe { V::load_halfs(at.add(i * 2 * V::ROWS)) }
 }
 
 /// Where a field begins that has `bytes` bytes of a block before it.
@@ -165,89 +169,26 @@ pub(super) fn field(block: *const u8, bytes: usize) -> *const u8 {
     block.wrapping_add(bytes * pack::ROWS)
 }
 
-/// Eight pairs of f16 as f32: all firsts, all seconds.
-///
-/// # Safety
-/// AVX2 and F16C.
-#[inline(always)]
-pub(super) unsafe fn half_pairs(pairs: __m256i) -> [__m256; 2] {
-    // SAFETY: by this function's contract.
-    unsafe {
-        let first = _mm256_and_si256(pairs, _mm256_set1_epi32(0xffff));
-        let second = _mm256_srli_epi32::<16>(pairs);
-        let packed = _mm256_permute4x64_epi64::<0b11_01_10_00>(_mm256_packus_epi32(first, second));
-        [
-            _mm256_cvtph_ps(_mm256_castsi256_si128(packed)),
-            _mm256_cvtph_ps(_mm256_extracti128_si256::<1>(packed)),
-        ]
-    }
-}
-
 /// The low nibbles of each byte, or the high ones.
 ///
 /// # Safety
-/// AVX2.
+/// The instruction set.
 #[inline(always)]
-pub(super) unsafe fn nibbles(bytes: __m256i, high: bool) -> __m256i {
+pub(super) unsafe fn nibbles<V: Wide>(bytes: V, high: bool) -> V {
     // SAFETY: by this function's contract.
     unsafe {
-        let shifted = if high {
-            _mm256_srli_epi16::<4>(bytes)
-        } else {
-            bytes
-        };
-        _mm256_and_si256(shifted, _mm256_set1_epi8(15))
+        let shifted = if high { bytes.shift16(-4) } else { bytes };
+        shifted.and(V::splat8(15))
     }
 }
 
-/// Groups of 32 whose first 16 values are the low nibbles of 16 bytes and whose last the high.
+/// Step `t` of groups of 32 whose first 16 values are the low nibbles of 16 bytes and whose last
+/// the high.
 ///
 /// # Safety
-/// AVX2; four words are readable.
+/// The instruction set; four words are readable.
 #[inline(always)]
-pub(super) unsafe fn split_nibbles(words: *const u8, i: usize) -> Quads {
+pub(super) unsafe fn split_nibbles<V: Wide>(words: *const u8, i: usize, t: usize) -> V {
     // SAFETY: by this function's contract.
-    unsafe {
-        let mut quads = [_mm256_setzero_si256(); GROUP / 4];
-        for t in 0..4 {
-            quads[t] = nibbles(word(words, i, t), false);
-            quads[t + 4] = nibbles(word(words, i, t), true);
-        }
-        quads
-    }
-}
-
-/// Adds 16 to the values whose bit is set, value `i`'s being bit `i` of its row's i32.
-///
-/// # Safety
-/// AVX2.
-#[inline(always)]
-pub(super) unsafe fn add_fifth_bits(quads: &mut Quads, bits: __m256i) {
-    // SAFETY: by this function's contract.
-    unsafe {
-        let sixteen = _mm256_set1_epi8(16);
-        for (t, quad) in quads.iter_mut().enumerate() {
-            // Each byte of an i32 becomes its byte t / 2, and looks at one bit of four there.
-            let byte = t as i32 / 2 * 0x0101_0101;
-            let bytes = _mm256_set_epi32(
-                0x0c0c_0c0c + byte,
-                0x0808_0808 + byte,
-                0x0404_0404 + byte,
-                byte,
-                0x0c0c_0c0c + byte,
-                0x0808_0808 + byte,
-                0x0404_0404 + byte,
-                byte,
-            );
-            let which = if t % 2 == 0 {
-                0x0804_0201
-            } else {
-                0x8040_2010_u32
-            };
-            let which = _mm256_set1_epi32(which as i32);
-            let bit = _mm256_and_si256(_mm256_shuffle_epi8(bits, bytes), which);
-            let is_set = _mm256_cmpeq_epi8(bit, which);
-            *quad = _mm256_or_si256(*quad, _mm256_and_si256(is_set, sixteen));
-        }
-    }
+    unsafe { nibbles(word::<V>(words, i, t % 4), t >= 4) }
 }

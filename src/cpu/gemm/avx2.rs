@@ -3,11 +3,11 @@
 
 use std::arch::x86_64::*;
 
-use super::panel::{Group, Micro, Tile, WIDE, run};
+use super::panel::{Group, Micro, ROWS, Tile, WIDE, run};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::dot::Weights;
 use crate::cpu::dot::decode::products;
-use crate::cpu::dot::unpack::{ROWS, Unpack};
+use crate::cpu::dot::unpack::Unpack;
 
 /// Every row of `w` times every row of `x`.
 ///
@@ -28,6 +28,7 @@ pub(in crate::cpu) unsafe fn prefill<B: Unpack>(
 enum Avx2 {}
 
 impl Micro for Avx2 {
+    type V = __m256i;
     const UNSIGNED: bool = false;
 
     #[inline(always)]

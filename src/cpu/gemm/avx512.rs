@@ -28,6 +28,7 @@ pub(in crate::cpu) unsafe fn prefill<B: Unpack>(
 enum Avx512 {}
 
 impl Micro for Avx512 {
+    type V = __m512i;
     const UNSIGNED: bool = true;
 
     #[inline(always)]

@@ -13,7 +13,8 @@ use crate::cpu::arena::Buffer;
 use crate::cpu::dot::Weights;
 use crate::cpu::dot::decode::offset;
 use crate::cpu::dot::pack;
-use crate::cpu::dot::unpack::{ROWS, Scales, Unpack, each_group};
+use crate::cpu::dot::unpack::{STEPS, Scales, Unpack, unroll};
+use crate::cpu::dot::wide::Wide;
 
 /// Rows in a panel.
 pub(super) const WIDE: usize = pack::ROWS;
@@ -41,8 +42,13 @@ thread_local! {
     static PANEL: RefCell<Buffer> = RefCell::default();
 }
 
+/// Rows of half a panel, a register of 256 bits.
+pub(super) const ROWS: usize = WIDE / 2;
+
 /// A microkernel.
 pub(super) trait Micro {
+    /// The registers that weights are taken apart in.
+    type V: Wide;
     /// Whether signed integers are made unsigned first, by adding 128.
     const UNSIGNED: bool;
 
@@ -74,13 +80,11 @@ pub(super) unsafe fn run<B: Unpack, M: Micro>(
         let depth = DEPTH.min(x.groups - first);
         for start in (0..w.rows).step_by(WIDE) {
             let n_rows = (w.rows - start).min(WIDE);
-            // SAFETY: this function's contract; the buffer has room for `DEPTH` groups, and both
-            // halves of the panel are written before use.
+            // SAFETY: this function's contract; the buffer has room for `DEPTH` groups, which are
+            // written before use.
             let panel = unsafe {
-                for i in 0..WIDE / ROWS {
-                    let rows = w.bytes.as_ptr().add(start * w.stride);
-                    unpack::<B, M>(rows, first, depth, panel, i);
-                }
+                let rows = w.bytes.as_ptr().add(start * w.stride);
+                unpack::<B, M>(rows, first, depth, panel);
                 std::slice::from_raw_parts(panel, depth)
             };
             let mut n = 0;
@@ -100,46 +104,57 @@ pub(super) unsafe fn run<B: Unpack, M: Micro>(
     PANEL.set(buffer);
 }
 
-/// Unpacks groups `first..first + depth`, whole blocks, of half `i` of interleaved rows.
+/// Unpacks groups `first..first + depth`, whole blocks, of interleaved rows.
 ///
 /// # Safety
-/// AVX2, FMA and F16C; the rows are that long and `panel` has room.
+/// The instruction set of `M`; the rows are that long and `panel` has room.
 #[inline(always)]
 unsafe fn unpack<B: Unpack, M: Micro>(
     rows: *const u8,
     first: usize,
     depth: usize,
     panel: *mut Group,
-    i: usize,
 ) {
-    let groups = B::LEN / GROUP;
-    // SAFETY: by this function's contract.
+    let groups = const { B::LEN / GROUP };
+    // SAFETY: by this function's contract; groups and their fields are aligned to 64 bytes.
     unsafe {
-        let flip = if B::CHAIN == 1 && M::UNSIGNED {
+        let flip = M::V::splat8(if B::CHAIN == 1 && M::UNSIGNED {
             -128
         } else {
             0
-        };
-        let flip = _mm256_set1_epi8(flip);
+        });
         for b in 0..depth / groups {
             let block = rows.add((first / groups + b) * WIDE * size_of::<B>());
-            let scales = B::Scales::load(block, i);
-            each_group!(B::LEN, G => {
-                let to = &mut *panel.add(b * groups + G);
-                let quads = B::unpack::<G>(block, i);
-                for (to, quad) in to.q.iter_mut().zip(quads) {
-                    to[i] = _mm256_xor_si256(quad, flip);
-                }
-                to.scale[i] = scales.scale::<G>();
-                if B::HAS_MIN {
-                    to.min[i] = scales.min::<G>();
-                }
-                if B::FACTORS {
-                    to.factors[i] = scales.factors::<G>();
-                }
-            });
+            for i in 0..M::V::PARTS {
+                let scales = B::Scales::<M::V>::load(block, i);
+                unroll!(B::LEN / GROUP, G => {
+                    let to = &mut *panel.add(b * groups + G);
+                    unroll!(STEPS, T => {
+                        let quad = B::unpack::<M::V>(block, i, G, T);
+                        put(&mut to.q[T], i, quad.xor(flip));
+                    });
+                    put(&mut to.scale, i, scales.scale(G));
+                    if B::HAS_MIN {
+                        put(&mut to.min, i, scales.min(G));
+                    }
+                    if B::FACTORS {
+                        put(&mut to.factors, i, scales.factors(G));
+                    }
+                });
+            }
         }
     }
+}
+
+/// Writes part `i` of a group's field, which is two registers of one width or one of another.
+///
+/// # Safety
+/// The field is aligned to the register and has that part.
+#[inline(always)]
+unsafe fn put<H, V>(field: &mut [H; 2], i: usize, value: V) {
+    debug_assert!((i + 1) * size_of::<V>() <= size_of_val(field));
+    // SAFETY: by this function's contract.
+    unsafe { field.as_mut_ptr().cast::<V>().add(i).write(value) }
 }
 
 /// Where a panel's products with some rows of activations go.

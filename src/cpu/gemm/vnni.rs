@@ -3,11 +3,11 @@
 
 use std::arch::x86_64::*;
 
-use super::panel::{Group, Micro, Tile, WIDE, beginnings, run};
+use super::panel::{Group, Micro, ROWS, Tile, WIDE, beginnings, run};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::dot::Weights;
 use crate::cpu::dot::decode::offset;
-use crate::cpu::dot::unpack::{ROWS, Unpack};
+use crate::cpu::dot::unpack::Unpack;
 
 /// One encoding of the instruction.
 trait Encoding {
@@ -59,6 +59,7 @@ encoding! {
 }
 
 impl<E: Encoding> Micro for E {
+    type V = __m256i;
     const UNSIGNED: bool = true;
 
     #[inline(always)]

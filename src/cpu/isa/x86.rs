@@ -42,7 +42,7 @@ const fn evex<B: Unpack>() -> IntKernels {
 
 const fn avx512<B: Unpack>() -> IntKernels {
     IntKernels {
-        decode: decode::evex::<B>,
+        decode: decode::avx512::<B>,
         prefill: gemm::avx512::prefill::<B>,
     }
 }
