@@ -244,16 +244,18 @@ mod tests {
 
     use super::*;
 
-    /// The sizes that the files of the real checkpoints have (benches/RESULTS.md), in GB.
+    /// In GB, the sizes of files that `katari quantize` wrote from checkpoints of these shapes.
     #[test]
-    fn files_are_as_large_as_the_real_ones() {
+    fn files_are_as_large_as_those_made_from_checkpoints() {
         for (shape, file_type, gigabytes) in [
             (Shape::GenjiJp6b, FileType::Q4_0, 3.46),
             (Shape::GenjiJp6b, FileType::Q4_K_M, 3.76),
             (Shape::RinnaNeox36b, FileType::Q4_0, 2.06),
             (Shape::RinnaNeox36b, FileType::Q8_0, 3.84),
             (Shape::RinnaNeox36b, FileType::Q4_K_M, 2.32),
+            (Shape::AbejaNeox27b, FileType::Q4_0, 1.49),
             (Shape::RinnaGpt1b, FileType::Q4_0, 0.77),
+            (Shape::RinnaGpt1b, FileType::Q4_K_M, 0.86),
         ] {
             let header = shape.header(file_type).unwrap();
             let bytes: u64 = header.tensors.iter().map(|t| t.bytes().unwrap()).sum();

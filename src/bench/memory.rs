@@ -11,6 +11,17 @@ pub struct Resident {
     pub file: u64,
 }
 
+impl Resident {
+    /// Without `bytes` of the process's own that were resident all the time.
+    pub fn without(self, bytes: usize) -> Resident {
+        Resident {
+            peak: self.peak.saturating_sub(bytes as u64),
+            anonymous: self.anonymous.saturating_sub(bytes as u64),
+            ..self
+        }
+    }
+}
+
 /// What the process takes; `None` where the system does not tell.
 pub fn resident() -> Option<Resident> {
     parse(&std::fs::read_to_string("/proc/self/status").ok()?)

@@ -108,7 +108,7 @@ impl fmt::Display for Test {
 /// What a test took.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Measured {
-    /// Seconds of each repetition, the fastest first.
+    /// Seconds of each repetition, in order.
     pub seconds: Vec<f64>,
     /// Tokens evaluated in one repetition.
     pub tokens: usize,
@@ -117,11 +117,9 @@ pub struct Measured {
 }
 
 impl Measured {
-    /// Seconds of the middle repetition (the mean of the middle two).
+    /// Seconds of the middle repetition.
     pub fn median(&self) -> f64 {
-        let n = self.seconds.len();
-        let middle = &self.seconds[n.saturating_sub(1) / 2..(n / 2 + 1).min(n)];
-        middle.iter().sum::<f64>() / middle.len() as f64
+        median(&self.seconds)
     }
 
     /// Tokens a second, in the middle repetition.
@@ -131,9 +129,21 @@ impl Measured {
 
     /// Tokens a second of the slowest and the fastest repetition.
     pub fn range(&self) -> (f64, f64) {
-        let rate = |seconds: Option<&f64>| self.tokens as f64 / seconds.unwrap_or(&f64::NAN);
-        (rate(self.seconds.last()), rate(self.seconds.first()))
+        let rate = |seconds: f64| self.tokens as f64 / seconds;
+        let seconds = || self.seconds.iter().copied();
+        let slowest = seconds().reduce(f64::max).unwrap_or(f64::NAN);
+        let fastest = seconds().reduce(f64::min).unwrap_or(f64::NAN);
+        (rate(slowest), rate(fastest))
     }
+}
+
+/// The middle value, or the mean of the middle two; NaN where there is none.
+pub fn median(values: &[f64]) -> f64 {
+    let mut values = values.to_vec();
+    values.sort_by(f64::total_cmp);
+    let n = values.len();
+    let middle = &values[n.saturating_sub(1) / 2..(n / 2 + 1).min(n)];
+    middle.iter().sum::<f64>() / middle.len() as f64
 }
 
 /// Why a measurement did not end.
@@ -174,7 +184,9 @@ impl<'a> Bench<'a> {
         }
     }
 
-    /// Runs `test` once to warm up and then `repetitions` times, calling `done` after each.
+    /// Runs `test` `repetitions` times, after a short pass of its kind that warms up: at most 32
+    /// tokens of a prompt, 2 of a decode. Calls `between` before the first repetition and after
+    /// each with how many are done; its time does not count.
     ///
     /// # Errors
     /// Where the engine has too few sequences or too short a context, or a device fails.
@@ -182,7 +194,7 @@ impl<'a> Bench<'a> {
         &mut self,
         test: Test,
         repetitions: usize,
-        mut done: impl FnMut(),
+        mut between: impl FnMut(usize),
     ) -> Result<Measured, BenchError> {
         let depth = test.depth();
         for sequence in 0..test.sequences() as u32 {
@@ -190,17 +202,17 @@ impl<'a> Bench<'a> {
         }
         self.warm_up(test)?;
         let mut seconds = Vec::with_capacity(repetitions);
-        for _ in 0..repetitions.max(1) {
+        between(0);
+        for done in 1..=repetitions.max(1) {
             self.cut(test)?;
             let start = Instant::now();
             self.once(test)?;
             seconds.push(start.elapsed().as_secs_f64());
-            done();
+            between(done);
         }
         for sequence in 0..test.sequences() as u32 {
             self.engine.session().truncate(sequence, 0)?;
         }
-        seconds.sort_by(f64::total_cmp);
         Ok(Measured {
             seconds,
             tokens: test.tokens(),
@@ -325,9 +337,10 @@ mod tests {
             read: Read::default(),
         };
         assert_eq!(measured(&[2.0]).median(), 2.0);
-        assert_eq!(measured(&[1.0, 2.0, 9.0]).median(), 2.0);
-        assert_eq!(measured(&[1.0, 2.0, 4.0, 9.0]).median(), 3.0);
-        assert_eq!(measured(&[1.0, 2.0, 4.0]).tokens_per_second(), 6.0);
-        assert_eq!(measured(&[1.0, 2.0, 4.0]).range(), (3.0, 12.0));
+        assert_eq!(measured(&[2.0, 9.0, 1.0]).median(), 2.0);
+        assert_eq!(measured(&[4.0, 1.0, 9.0, 2.0]).median(), 3.0);
+        assert_eq!(measured(&[4.0, 1.0, 2.0]).tokens_per_second(), 6.0);
+        assert_eq!(measured(&[4.0, 1.0, 2.0]).range(), (3.0, 12.0));
+        assert!(median(&[]).is_nan());
     }
 }

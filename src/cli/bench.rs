@@ -22,21 +22,20 @@ use report::{Report, Row};
 /// Tokens of the prompt that --load times the first token after.
 const LOAD_PROMPT: usize = 16;
 
-/// Passes over that memory in each way; the fastest counts.
-const STREAM_PASSES: usize = 3;
-
 /// Measure how fast a model runs, and how near that is to what the machine can do.
 ///
 /// Only forward passes are timed: no text, no sampling. A test is a prompt of P tokens (pp128) or
 /// N tokens one after another (tg32), each after D tokens of context (tg32@d1800); with --batch S
-/// also S sequences that decode together (tg32x8), and a prompt of S tokens beside it. Each runs
-/// once to warm up and then several times; shown are the median and half the range.
+/// also S sequences that decode together (tg32x8), and a prompt of S tokens beside it. After a
+/// short pass of its kind to warm up (at most 32 tokens of a prompt, 2 of a decode) each test is
+/// timed several times; shown are the median and half the range.
 ///
-/// The limits are measured in the same run by the same threads: the bandwidth is held against
-/// reading memory and nothing else (a sum over 2 GiB unless
-/// --stream says otherwise), the arithmetic against the kernels on a
-/// tile that stays in each core's cache. Bandwidth counts the bytes of the weights and of the
-/// keys and values that a pass reads; arithmetic counts the products with weights.
+/// The limits are measured in the same run on as many threads: the bandwidth is held against
+/// reading memory and nothing else (a sum over 2 GiB unless --stream says otherwise) just before
+/// and just after each repetition, the arithmetic against the kernels on a tile that stays in each
+/// core's cache. Shown is the median of the repetitions' shares. Bandwidth counts the bytes of the
+/// weights and of the keys and values that a pass reads; arithmetic counts the products with
+/// weights.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     katari bench model.gguf -p 128,512 -n 32 -d 0,1800 -t 2\n  \
@@ -152,7 +151,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         limits,
         watch,
         repetitions: usize::from(args.repetitions),
-        stream_bytes: (args.stream as usize) << 20,
+        stream: stream_memory(args.stream)?,
         multiply_rates: Vec::new(),
         progress: Progress::new(
             "runs",
@@ -272,10 +271,10 @@ fn type_name(file: &ModelFile) -> String {
 struct Timed {
     test: String,
     measured: Measured,
-    /// Bytes a second that were read just before and after, the mean: other users of the
-    /// machine's memory come and go.
-    stream: f64,
-    /// Memory at its end; the peak is the test's own.
+    /// Bytes a second that can be read, before the first repetition and after each: the rate may
+    /// change from one second to the next where a machine is shared.
+    streams: Vec<f64>,
+    /// Memory at its end, without what the stream rate takes; the peak is the test's own.
     memory: Option<memory::Resident>,
 }
 
@@ -285,8 +284,8 @@ struct Run {
     limits: Limits,
     watch: Watch,
     repetitions: usize,
-    /// Bytes that the stream rate is taken over.
-    stream_bytes: usize,
+    /// What the stream rate is taken over.
+    stream: Vec<u64>,
     /// Multiply-accumulates a second of the kernels of each format.
     multiply_rates: Vec<(Format, f64)>,
     progress: Progress,
@@ -307,52 +306,53 @@ impl Run {
         Row::new(&timed, rate)
     }
 
-    /// The rate at which memory is read. What the process takes is the model's again afterwards.
-    fn stream(&mut self) -> f64 {
-        // Not zeros, which the system would lend from one page.
-        let buffer = vec![1u64; self.stream_bytes / size_of::<u64>()];
-        let passes = (0..STREAM_PASSES).flat_map(|_| [Ahead::Processor, Ahead::Program]);
-        let rates = passes.map(|ahead| self.limits.stream(&buffer, ahead));
-        let fastest = rates.fold(0.0, f64::max);
-        drop(buffer);
-        memory::reset_peak();
-        fastest
+    /// Takes the rate at which memory is read now, after `done` repetitions.
+    fn between(&mut self, test: &str, done: usize, streams: &mut Vec<f64>) {
+        if done > 0 {
+            self.done += 1;
+            self.progress.at(self.done, test);
+        }
+        let passes = [Ahead::Processor, Ahead::Program];
+        let rates = passes.map(|ahead| self.limits.stream(&self.stream, ahead));
+        streams.push(rates.into_iter().fold(0.0, f64::max));
     }
 
-    fn step(&mut self, test: &str) {
-        self.done += 1;
-        self.progress.at(self.done, test);
+    /// What the process takes for the model.
+    fn memory(&self) -> Option<memory::Resident> {
+        Some(memory::resident()?.without(size_of_val(self.stream.as_slice())))
     }
 
     fn test(&mut self, engine: &mut Engine, work: &Work, test: Test) -> Result<Timed, Failure> {
-        let stream = self.stream();
+        memory::reset_peak();
+        let mut streams = Vec::new();
         let name = test.to_string();
         let n_batch = self.options.n_batch;
         let interrupted = self.watch.flag();
         let go_on = || !interrupted.load(std::sync::atomic::Ordering::Relaxed);
         let mut bench = Bench::new(engine, work.clone(), n_batch, &go_on);
         let repetitions = self.repetitions;
-        let measured = bench.run(test, repetitions, || self.step(&name));
+        let measured = bench.run(test, repetitions, |done| {
+            self.between(&name, done, &mut streams)
+        });
         let measured = measured.map_err(|error| match error {
             BenchError::Interrupted => Failure::interrupted(),
             other => Failure::from(other),
         })?;
-        let memory = memory::resident();
         Ok(Timed {
             test: name,
             measured,
-            stream: (stream + self.stream()) / 2.0,
-            memory,
+            streams,
+            memory: self.memory(),
         })
     }
 
     /// Opens the file anew each time and evaluates a short prompt.
     fn load(&mut self, path: &Path) -> Result<Timed, Failure> {
-        let stream = self.stream();
+        memory::reset_peak();
         let name = format!("load+pp{LOAD_PROMPT}");
-        let mut seconds = Vec::new();
+        let (mut seconds, mut streams) = (Vec::new(), Vec::new());
         let mut memory = None;
-        let mut read = Read::default();
+        let mut read: Option<Read> = None;
         // The first run brings the file into the page cache.
         for i in 0..=self.repetitions {
             if self.watch.requested() {
@@ -373,28 +373,41 @@ impl Run {
             engine.evaluate(&feeds)?;
             if i > 0 {
                 seconds.push(start.elapsed().as_secs_f64());
-                self.step(&name);
             }
-            memory = memory::resident();
-            let work = Work::new(engine.gguf(), engine.hyper(), self.options.kv);
-            read = work.of(
-                Test::Prefill {
+            memory = self.memory();
+            read.get_or_insert_with(|| {
+                let prompt = Test::Prefill {
                     tokens: LOAD_PROMPT,
                     depth: 0,
-                },
-                LOAD_PROMPT,
-            );
+                };
+                Work::new(engine.gguf(), engine.hyper(), self.options.kv).of(prompt, LOAD_PROMPT)
+            });
+            drop(engine);
+            self.between(&name, i, &mut streams);
         }
-        seconds.sort_by(f64::total_cmp);
         Ok(Timed {
             test: name,
             measured: Measured {
                 seconds,
                 tokens: LOAD_PROMPT,
-                read,
+                read: read.unwrap_or_default(),
             },
-            stream,
+            streams,
             memory,
         })
     }
+}
+
+/// Memory to take the stream rate over.
+fn stream_memory(mebibytes: u32) -> Result<Vec<u64>, Failure> {
+    let n = ((mebibytes as usize) << 20) / size_of::<u64>();
+    let mut memory = Vec::new();
+    memory.try_reserve_exact(n).map_err(|_| {
+        Failure::usage(format_args!(
+            "--stream {mebibytes}: the system does not grant so many MiB; give fewer"
+        ))
+    })?;
+    // Not zeros, which the system would lend from one page.
+    memory.resize(n, 1);
+    Ok(memory)
 }

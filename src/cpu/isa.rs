@@ -135,7 +135,9 @@ impl FromStr for Isa {
 /// Every row of a quantised weight times every row of integers.
 ///
 /// Safety: the processor has the table's instruction set; `w.bytes` holds `w.rows` rows of whole
-/// blocks, interleaved as the instruction set wants them, `x.groups` groups each; `out` holds `[x.n, stride]` with `stride >= w.rows`.
+/// blocks, `x.groups` groups each: as they lie in a file where [`Isa::panel`] is 1, else in whole
+/// panels of that many rows without gaps, the last one filled up; `out` holds `[x.n, stride]` with
+/// `stride >= w.rows`.
 type IntDot = unsafe fn(w: Weights<'_>, x: Rows<'_>, out: &mut [f32], stride: usize);
 
 /// Every row of a float weight times every row of f32.
@@ -146,9 +148,9 @@ type FloatDot = unsafe fn(w: Weights<'_>, x: Floats<'_>, out: &mut [f32], stride
 /// A quantised format's kernels.
 #[derive(Clone, Copy)]
 pub(super) struct IntKernels {
-    /// For one row of activations: weights are read as they lie.
+    /// For one row of activations: each weight is used once, straight from memory.
     decode: IntDot,
-    /// For many rows: weights are unpacked once for all of them.
+    /// For many rows: weights are unpacked to the cache, once for all of them.
     prefill: IntDot,
 }
 

@@ -1,8 +1,8 @@
 //! What this machine can do at best, measured: the rates that a model's speed is held against.
 //!
 //! Decoding reads every weight once a token, so its limit is how fast memory can be read;
-//! prefill's is the rate of the multiply-accumulates. Both are taken here by the same threads and
-//! kernels that run the model, with nothing else in the way.
+//! prefill's is the rate of the multiply-accumulates. Both are taken here with the kernels that run
+//! the model, by as many threads, with nothing else in the way.
 
 use std::hint::black_box;
 use std::time::{Duration, Instant};
@@ -10,8 +10,8 @@ use std::time::{Duration, Instant};
 use katari_gguf::Format;
 
 use super::activation::{GROUP, RowMut, Rows};
-use super::dot::Weights;
 use super::dot::float::Floats;
+use super::dot::{Weights, pack};
 use super::isa::{Isa, Kernels, Product};
 use super::{Cpu, Pool};
 use crate::ops::DeviceError;
@@ -22,8 +22,8 @@ const STREAM_ITEM: usize = (1 << 20) / size_of::<u64>();
 /// Width of the weights and activations of [`Limits::multiply`]: a panel of [`TILE_ROWS`] of them,
 /// unpacked, stays in a first-level cache.
 const WIDTH: usize = 1024;
-/// Weight rows of that tile.
-const TILE_ROWS: usize = 16;
+/// Weight rows of that tile: one panel, where rows are interleaved.
+const TILE_ROWS: usize = pack::ROWS;
 /// Rows of activations that it is multiplied with: so many that unpacking the weights, which is
 /// done once for all of them, hardly counts, and not more than a second-level cache holds.
 const TOKENS: usize = 512;
@@ -254,6 +254,10 @@ impl Tile {
         };
         let weights: Vec<f32> = values(TILE_ROWS * WIDTH).collect();
         format.quantize(&weights, &mut tile.weights);
+        if let (Product::Int(_), 2..) = (kernels.product(format), kernels.isa().panel()) {
+            let rows = std::mem::replace(&mut tile.weights, vec![0; TILE_ROWS * row_bytes(format)]);
+            pack::pack(format, &rows, row_bytes(format), &mut tile.weights);
+        }
         kernels.math().quantize_row(
             &floats,
             RowMut {
@@ -321,6 +325,22 @@ mod tests {
                 limits.multiply(Format::F16),
             ] {
                 assert!(rate.is_finite() && rate > 1e6, "{rate}");
+            }
+        }
+    }
+
+    /// What the tile multiplies means something, on every instruction set: interleaved or not,
+    /// the products are the reference's.
+    #[test]
+    fn the_tile_is_laid_out_as_its_kernels_want_it() {
+        let scalar = Isa::Scalar.kernels().unwrap();
+        for &format in Format::ALL.iter().filter(|format| format.is_quantized()) {
+            let mut expected = Tile::new(format, scalar);
+            expected.run(scalar);
+            for kernels in Isa::ALL.iter().filter_map(|isa| isa.kernels()) {
+                let mut tile = Tile::new(format, kernels);
+                tile.run(kernels);
+                assert!(tile.out == expected.out, "{format} on {}", kernels.isa());
             }
         }
     }

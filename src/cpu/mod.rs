@@ -103,7 +103,7 @@ impl Device for Cpu {
     type Ops = CpuOps;
 
     fn upload(&mut self, tensor: TensorView<'_>) -> Result<Tensor, DeviceError> {
-        Tensor::new(&tensor)
+        Tensor::new(&tensor, self.isa().panel())
     }
 
     fn allocate_kv(&mut self, shape: &KvShape) -> Result<(), DeviceError> {

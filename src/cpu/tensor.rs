@@ -1,6 +1,6 @@
 //! Weights: read where they lie in the mapped file, or copied once with their rows interleaved.
 
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
 
 use katari_gguf::Format;
 
@@ -21,7 +21,9 @@ pub struct Tensor {
     stride: usize,
     /// The values of a vector, which norms and biases read as f32; empty for a matrix.
     vector: Vec<f32>,
-    /// The rows interleaved, made when a linear first asks for them.
+    /// Memory for the rows interleaved, where the kernels want them so.
+    reserved: Mutex<Option<Pages>>,
+    /// The rows interleaved there, when a linear first asks for them.
     interleaved: OnceLock<Pages>,
 }
 
@@ -29,8 +31,10 @@ pub struct Tensor {
 const PACK_GRAIN: usize = 4;
 
 impl Tensor {
-    /// Checks that the view is as long as its shape says.
-    pub(super) fn new(view: &TensorView<'_>) -> Result<Tensor, DeviceError> {
+    /// Checks that the view is as long as its shape says. Where quantised rows are to be
+    /// interleaved, `panel` of them (1 for not at all), memory is reserved for that: a pass could
+    /// not fail any more.
+    pub(super) fn new(view: &TensorView<'_>, panel: usize) -> Result<Tensor, DeviceError> {
         let stride = view.format.bytes(view.cols as u64);
         let bytes = stride.and_then(|stride| stride.checked_mul(view.rows as u64));
         let end = view.start.checked_add(view.len);
@@ -52,14 +56,29 @@ impl Tensor {
             vector.resize(view.cols, 0.0);
             view.format.dequantize(view.bytes(), &mut vector);
         }
+        let stride = view.len / view.rows.max(1);
+        let mut reserved = None;
+        if panel > 1 && view.format.is_quantized() {
+            let bytes = view.rows.next_multiple_of(panel) * stride;
+            let pages = Pages::reserve(bytes).map_err(|e| {
+                DeviceError(format!(
+                    "tensor '{}' needs {bytes} bytes of memory to interleave its rows, which the \
+                     system does not grant ({e}); close other programs, quantize to a smaller \
+                     --type, or give --isa scalar, which reads the file's pages (slowly)",
+                    view.name
+                ))
+            })?;
+            reserved = Some(pages);
+        }
         Ok(Tensor {
             format: view.format,
             rows: view.rows,
             cols: view.cols,
             file: view.file.clone(),
             start: view.start,
-            stride: view.len / view.rows.max(1),
+            stride,
             vector,
+            reserved: Mutex::new(reserved),
             interleaved: OnceLock::new(),
         })
     }
@@ -76,11 +95,17 @@ impl Tensor {
 
     /// The rows in panels of [`pack::ROWS`]. The first call makes them and gives the file's pages
     /// back, so that memory holds the weight once.
+    ///
+    /// # Panics
+    /// Where the tensor was made for kernels that take rows as they lie.
     pub(super) fn interleaved(&self, pool: &Pool) -> Weights<'_> {
         let pages = self.interleaved.get_or_init(|| {
+            let mut reserved = self.reserved.lock().unwrap_or_else(PoisonError::into_inner);
+            let Some(mut pages) = reserved.take() else {
+                unreachable!("the device reserves memory where its kernels want panels");
+            };
             let n_panels = self.rows.div_ceil(pack::ROWS);
             let bytes = pack::ROWS * self.stride;
-            let mut pages = Pages::new(n_panels * bytes);
             let (all, out) = (self.weights(), Disjoint::new(pages.bytes_mut()));
             pool.for_each(n_panels, PACK_GRAIN, |panels| {
                 for i in panels {

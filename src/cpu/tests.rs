@@ -60,7 +60,8 @@ fn tensor_of(format: Format, cols: usize, values: &[f32]) -> Tensor {
         start: 1,
         len: bytes,
     };
-    Tensor::new(&view).unwrap()
+    // Room to interleave: one tensor serves every instruction set.
+    Tensor::new(&view, dot::pack::ROWS).unwrap()
 }
 
 /// All values of a weight.

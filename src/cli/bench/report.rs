@@ -1,5 +1,6 @@
 //! The results as a table for people, for spreadsheets and for programs.
 
+use katari::bench::median;
 use katari::engine::{EngineOptions, Isa, ModelFile};
 use katari_gguf::Format;
 use serde::Serialize;
@@ -37,7 +38,9 @@ pub struct Row {
     seconds: f64,
     repetitions: usize,
     bandwidth_gb_s: f64,
+    /// The median of the repetitions' shares, each of the stream rate around it.
     bandwidth_share: f64,
+    /// The median of those rates.
     stream_gb_s: f64,
     arithmetic_gmac_s: f64,
     arithmetic_share: f64,
@@ -71,6 +74,7 @@ impl Row {
         let seconds = measured.median();
         let (slowest, fastest) = measured.range();
         let bandwidth = read.bytes() / seconds;
+        let (limits, shares) = shares(read.bytes(), &measured.seconds, &timed.streams);
         let arithmetic = read.all_multiplies() / seconds;
         let kernel = read.multiply_limit(rate);
         Row {
@@ -80,8 +84,8 @@ impl Row {
             seconds,
             repetitions: measured.seconds.len(),
             bandwidth_gb_s: bandwidth / 1e9,
-            bandwidth_share: bandwidth / timed.stream,
-            stream_gb_s: timed.stream / 1e9,
+            bandwidth_share: median(&shares),
+            stream_gb_s: median(&limits) / 1e9,
             arithmetic_gmac_s: arithmetic / 1e9,
             arithmetic_share: arithmetic / kernel,
             kernel_gmac_s: kernel / 1e9,
@@ -90,6 +94,17 @@ impl Row {
             rss_file_bytes: timed.memory.map(|m| m.file),
         }
     }
+}
+
+/// What each repetition could have read a second at the rate before and after it, of which
+/// `streams` has one more than there are repetitions, and the share of that which it did.
+fn shares(bytes: f64, seconds: &[f64], streams: &[f64]) -> (Vec<f64>, Vec<f64>) {
+    (seconds.iter().zip(streams.windows(2)))
+        .map(|(seconds, around)| {
+            let limit = median(around);
+            (limit, bytes / seconds / limit)
+        })
+        .unzip()
 }
 
 impl Report {
@@ -192,6 +207,13 @@ fn comma_separated(rows: &serde_json::Value) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_repetition_is_held_against_the_rates_around_it() {
+        let (limits, shares) = shares(12.0, &[2.0, 1.0, 1.0], &[10.0, 14.0, 34.0, 6.0]);
+        assert_eq!(limits, [12.0, 24.0, 20.0]);
+        assert_eq!(shares, [0.5, 0.5, 0.6]);
+    }
 
     #[test]
     fn fields_with_commas_are_quoted() {

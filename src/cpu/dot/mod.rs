@@ -48,7 +48,7 @@ impl<'a> Weights<'a> {
     /// Rows `start..start + rows` of these, whose panels have `panel` rows each (1 as they lie in
     /// the file); `start` begins a panel.
     pub(super) fn rows(&self, start: usize, rows: usize, panel: usize) -> Weights<'a> {
-        assert!(start % panel == 0);
+        assert!(start.is_multiple_of(panel));
         let end = (start + rows).next_multiple_of(panel);
         Weights {
             bytes: &self.bytes[start * self.stride..end * self.stride],
