@@ -15,11 +15,13 @@ pub(super) const LEN: usize = 256;
 type Lanes<const N: usize> = [f32; N];
 
 /// A number for each group.
+#[inline(always)]
 fn lanes<const N: usize>(of: impl Fn(usize) -> f32) -> Lanes<N> {
     std::array::from_fn(of)
 }
 
 /// `yes` where `is` holds, else `no`; without a branch, so that lanes stay side by side.
+#[inline(always)]
 fn select<const N: usize>(is: [bool; N], yes: Lanes<N>, no: Lanes<N>) -> Lanes<N> {
     lanes(|g| if is[g] { yes[g] } else { no[g] })
 }
@@ -29,12 +31,14 @@ pub(super) const TINY: f32 = 1e-15;
 
 /// To the nearest integer, ties to even, by adding what leaves no bits for a fraction. Meant for
 /// magnitudes below 2^22; gives an arbitrary but fixed integer for others, as ggml does.
+#[inline(always)]
 pub(super) fn nearest(x: f32) -> i32 {
     const MAGIC: f32 = 12582912.0; // 1.5 * 2^23
     ((x + MAGIC).to_bits() & 0x007f_ffff) as i32 - 0x0040_0000
 }
 
 /// The groups of a super-block side by side: `[position][group]`.
+#[inline(always)]
 pub(super) fn interleave<const G: usize, const N: usize>(x: &[f32]) -> [Lanes<N>; G] {
     std::array::from_fn(|i| std::array::from_fn(|group| x[group * G + i]))
 }
@@ -66,6 +70,7 @@ pub(super) const GROUPS: usize = LEN / GROUP;
 /// Fits scale and least value of each group: for each tried range, integers, then the weighted
 /// least squares for them, keeping the lowest weighted squared error. A value's weight is its
 /// magnitude plus the group's root mean square.
+#[inline(always)]
 pub(super) fn fit_range(x: &[Lanes<GROUPS>; GROUP], search: &Search) -> Fit<GROUP, GROUPS> {
     type Row = Lanes<GROUPS>;
     const ZERO: Row = [0.0; GROUPS];
@@ -169,6 +174,7 @@ pub(super) const SMALL_GROUPS: usize = LEN / SMALL_GROUP;
 /// Fits a scale (of either sign) to each group for integers in `-half..half`: tries ranges
 /// around it and keeps the least squared error, each value weighted with its square. `q` is
 /// given as `q + half`, but 0 in a group of zeros.
+#[inline(always)]
 pub(super) fn fit_scale(
     x: &[Lanes<SMALL_GROUPS>; SMALL_GROUP],
     half: i32,
@@ -241,6 +247,7 @@ pub struct PackedScales(pub [u8; 12]);
 
 impl PackedScales {
     /// Packs 6-bit scales and mins; higher bits are not allowed.
+    #[inline(always)]
     pub fn pack(scale: [u8; GROUPS], min: [u8; GROUPS]) -> Self {
         Self(std::array::from_fn(|i| match i {
             0..4 => scale[i] | ((scale[i + 4] >> 4) << 6),
@@ -250,6 +257,7 @@ impl PackedScales {
     }
 
     /// The scale and min of a group, 0 to 63.
+    #[inline(always)]
     pub fn get(&self, group: usize) -> (u8, u8) {
         let Self(b) = self;
         match group {
@@ -273,6 +281,7 @@ pub(super) struct Quants {
 
 /// Quantises a super-block of Q4_K or Q5_K: fits the groups, quantises their scales and mins to
 /// 6 bits, then the values anew with those.
+#[inline(always)]
 pub(super) fn quantize_range(x: &[f32], search: &Search) -> Quants {
     let interleaved = interleave(x);
     let fit = fit_range(&interleaved, search);
@@ -320,6 +329,7 @@ pub(super) fn range_scales(
 }
 
 /// The low nibbles of 256 values: of each run of 64, the first 32 below and the others above.
+#[inline(always)]
 pub(super) fn pack_nibbles(q: &[u8; LEN]) -> [u8; LEN / 2] {
     std::array::from_fn(|i| {
         let at = i / 32 * 64 + i % 32;

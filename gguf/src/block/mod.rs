@@ -9,11 +9,15 @@
 
 mod k;
 mod legacy;
+#[allow(unsafe_code)]
+mod simd;
 
 use std::fmt;
 use std::str::FromStr;
 
 use bytemuck::Pod;
+
+pub use simd::{all_within, f16_to_f32};
 
 /// A block of one format: `LEN` values in `size_of::<Self>()` bytes.
 pub trait Block: Pod {
@@ -32,6 +36,7 @@ pub trait Block: Pod {
     fn dequantize(&self, out: &mut [f32]);
 
     /// Quantises whole blocks: `src` holds `LEN` values for each block of `dst`.
+    #[inline(always)]
     fn quantize_all(src: &[f32], dst: &mut [Self]) {
         for (x, block) in src.chunks_exact(Self::LEN).zip(dst) {
             *block = Self::quantize(x);
@@ -139,7 +144,7 @@ macro_rules! formats {
             pub fn quantize(self, src: &[f32], dst: &mut [u8]) {
                 self.assert_lengths(dst.len(), src.len());
                 match self { $(
-                    Format::$variant => $block::quantize_all(src, bytemuck::cast_slice_mut(dst)),
+                    Format::$variant => simd::quantize::<$block>(src, bytemuck::cast_slice_mut(dst)),
                 )* }
             }
 

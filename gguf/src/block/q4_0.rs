@@ -21,7 +21,7 @@ impl Block for BlockQ4_0 {
     const FORMAT: Format = Format::Q4_0;
     const LEN: usize = LEN;
 
-    #[inline]
+    #[inline(always)]
     fn quantize(x: &[f32]) -> Self {
         // The value of greatest magnitude, whatever its sign, lands on q = 0.
         let d = legacy::peak(x) / -8.0;

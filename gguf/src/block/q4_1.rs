@@ -23,6 +23,7 @@ impl Block for BlockQ4_1 {
     const FORMAT: Format = Format::Q4_1;
     const LEN: usize = LEN;
 
+    #[inline(always)]
     fn quantize(x: &[f32]) -> Self {
         let (min, max) = legacy::range(x);
         let d = (max - min) / 15.0;

@@ -26,6 +26,7 @@ impl Block for BlockQ4K {
     const FORMAT: Format = Format::Q4_K;
     const LEN: usize = LEN;
 
+    #[inline(always)]
     fn quantize(x: &[f32]) -> Self {
         let search = k::Search {
             greatest: 15,

@@ -24,6 +24,7 @@ impl Block for BlockQ5_0 {
     const FORMAT: Format = Format::Q5_0;
     const LEN: usize = LEN;
 
+    #[inline(always)]
     fn quantize(x: &[f32]) -> Self {
         // The value of greatest magnitude, whatever its sign, lands on q = 0.
         let d = legacy::peak(x) / -16.0;

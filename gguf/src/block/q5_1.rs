@@ -26,6 +26,7 @@ impl Block for BlockQ5_1 {
     const FORMAT: Format = Format::Q5_1;
     const LEN: usize = LEN;
 
+    #[inline(always)]
     fn quantize(x: &[f32]) -> Self {
         let (min, max) = legacy::range(x);
         let d = (max - min) / 31.0;

@@ -29,6 +29,7 @@ impl Block for BlockQ5K {
     const FORMAT: Format = Format::Q5_K;
     const LEN: usize = LEN;
 
+    #[inline(always)]
     fn quantize(x: &[f32]) -> Self {
         let search = k::Search {
             greatest: 31,

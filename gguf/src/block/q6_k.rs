@@ -27,11 +27,13 @@ const _: () = assert!(size_of::<BlockQ6K>() == 210);
 const HALF: i32 = 32;
 
 /// Where the nibble of value `i` lies: byte and shift.
+#[inline(always)]
 fn low(i: usize) -> (usize, usize) {
     (i / 128 * 64 + i % 64, i % 128 / 64 * 4)
 }
 
 /// Where the upper bits of value `i` lie: byte and shift.
+#[inline(always)]
 fn high(i: usize) -> (usize, usize) {
     (i / 128 * 32 + i % 32, i % 128 / 32 * 2)
 }
@@ -40,6 +42,7 @@ impl Block for BlockQ6K {
     const FORMAT: Format = Format::Q6_K;
     const LEN: usize = LEN;
 
+    #[inline(always)]
     fn quantize(x: &[f32]) -> Self {
         let fit = k::fit_scale(&k::interleave(x), HALF);
         let (mut magnitude, mut peak) = (0.0, 0.0);

@@ -19,7 +19,7 @@ const _: () = assert!(size_of::<BlockQ8_0>() == 34);
 
 /// To the nearest integer, halves away from zero. (`f32::round` is the same, but a function call
 /// a value where the processor has no instruction for it.) What does not fit 32 bits becomes 0.
-#[inline]
+#[inline(always)]
 fn round(x: f32) -> i8 {
     const LIMIT: f32 = 2147483648.0;
     let x = if x.abs() < LIMIT { x } else { 0.0 };
@@ -34,7 +34,7 @@ impl Block for BlockQ8_0 {
     const FORMAT: Format = Format::Q8_0;
     const LEN: usize = LEN;
 
-    #[inline]
+    #[inline(always)]
     fn quantize(x: &[f32]) -> Self {
         let d = legacy::magnitude(x) / 127.0;
         let inverse = legacy::inverse(d);
