@@ -17,7 +17,7 @@ pub use block::{Block, Format, Quantized};
 pub use error::Error;
 pub use read::{Gguf, TensorInfo};
 pub use value::{Array, FromValue, Metadata, Value};
-pub use write::{TensorSpec, Writer, file_bytes};
+pub use write::{FileLayout, TensorSpec, Writer, file_bytes};
 
 // What the tests in tests/ use, for those beside the code.
 #[cfg(test)]

@@ -137,11 +137,39 @@ impl<W: Write> Writer<W> {
 /// # Errors
 /// [`Error::Unwritable`] as [`Writer::new`].
 pub fn file_bytes(metadata: &Metadata, tensors: &[TensorSpec]) -> Result<u64, Error> {
-    let header = Header::new(metadata, tensors)?;
-    let start = header.bytes.len() as u64;
-    let start = start + tensor::padding(start, header.alignment);
-    let end = start.checked_add(header.data_bytes);
-    end.ok_or_else(|| Error::Unwritable("the file's size exceeds 64 bits".into()))
+    Header::new(metadata, tensors)?.file_bytes()
+}
+
+/// The file that [`Writer`] writes, but for the tensors' bytes: for writing those in any order.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FileLayout {
+    /// The file's first bytes: everything before tensor data.
+    pub header: Vec<u8>,
+    /// Where each tensor begins, from the file's first byte on. What lies between tensors, and
+    /// behind the last, is zeros.
+    pub offsets: Vec<u64>,
+    /// How long the file is.
+    pub bytes: u64,
+}
+
+impl FileLayout {
+    /// The layout of a file with these keys and tensors, in this order.
+    ///
+    /// # Errors
+    /// [`Error::Unwritable`] as [`Writer::new`].
+    pub fn new(metadata: &Metadata, tensors: &[TensorSpec]) -> Result<Self, Error> {
+        let header = Header::new(metadata, tensors)?;
+        let bytes = header.file_bytes()?;
+        let start = header.data_start();
+        let offsets = header.offsets.iter().map(|offset| start + offset).collect();
+        let mut header = header.bytes;
+        header.resize(usize::try_from(start).unwrap_or(usize::MAX), 0);
+        Ok(FileLayout {
+            header,
+            offsets,
+            bytes,
+        })
+    }
 }
 
 /// Everything before the tensor data, without the padding behind it.
@@ -150,6 +178,8 @@ struct Header {
     alignment: u64,
     /// Bytes of each tensor.
     sizes: Vec<u64>,
+    /// Where each begins, from the start of tensor data.
+    offsets: Vec<u64>,
     /// Bytes of all tensors, padding included.
     data_bytes: u64,
 }
@@ -173,6 +203,7 @@ impl Header {
         }
 
         let mut sizes = Vec::with_capacity(tensors.len());
+        let mut offsets = Vec::with_capacity(tensors.len());
         let mut offset = 0u64;
         let mut names = std::collections::HashSet::new();
         for spec in tensors {
@@ -188,6 +219,7 @@ impl Header {
             spec.format.id().put(&mut out);
             offset.put(&mut out);
             sizes.push(size);
+            offsets.push(offset);
             offset = offset
                 .checked_add(size)
                 .and_then(|end| end.checked_add(tensor::padding(end, alignment)))
@@ -197,8 +229,20 @@ impl Header {
             bytes: out,
             alignment,
             sizes,
+            offsets,
             data_bytes: offset,
         })
+    }
+
+    /// Where tensor data begins.
+    fn data_start(&self) -> u64 {
+        let end = self.bytes.len() as u64;
+        end + tensor::padding(end, self.alignment)
+    }
+
+    fn file_bytes(&self) -> Result<u64, Error> {
+        let end = self.data_start().checked_add(self.data_bytes);
+        end.ok_or_else(|| Error::Unwritable("the file's size exceeds 64 bits".into()))
     }
 }
 

@@ -5,7 +5,7 @@
 //! - [`tokenizer`] the tokenizer's files as metadata
 //! - [`describe`] the rest of the metadata: names, license, sampling, chat template
 //! - [`plan`] which tensor gets which format
-//! - [`pipeline`] reads, converts and writes, all three at once
+//! - [`pipeline`] reads, converts and writes, to a [`sink`]
 //! - [`shapes`] the published models as headers alone, for measuring without their weights
 //!
 //! ```no_run
@@ -34,10 +34,10 @@ pub mod pipeline;
 pub mod plan;
 pub mod progress;
 pub mod shapes;
+pub mod sink;
 mod temporary;
 pub mod tokenizer;
 
-use std::io::BufWriter;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -137,11 +137,10 @@ fn write(
         .build()
         .map_err(|e| Error::Usage(format!("cannot start the threads asked for: {e}")))?;
     let temporary = Temporary::create(output)?;
-    let out = BufWriter::with_capacity(1 << 20, temporary.file());
-    let out = pipeline::run(job, &pool, out, output, progress)?;
-    let failed = |e| pipeline::write_io_error(output, bytes, e);
-    let file = out.into_inner().map_err(|e| failed(e.into_error()))?;
+    let file = temporary.file();
+    pipeline::run(job, &pool, file, output, progress)?;
     // Some systems report a full disk only now.
+    let failed = |e| pipeline::write_io_error(output, bytes, e);
     file.sync_all().map_err(failed)?;
     temporary.keep(options.force)
 }

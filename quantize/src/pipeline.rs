@@ -1,31 +1,33 @@
-//! Moves the bytes: read, convert and quantize, write, all three at once.
+//! Moves the bytes: read, convert and quantize, write.
 //!
-//! One thread reads slabs of rows, the thread pool converts a slab's rows in parallel, one thread
-//! writes. Buffers go round between the three, so that memory is bounded by their number and not
-//! by the model: `BUFFERS` slabs of `SLAB_ELEMENTS` elements on each side. Rows are quantized
-//! one by one, so the bytes are the same whatever the number of threads.
+//! Each thread takes the next few rows, reads them, converts them and writes them to their place
+//! in the file, all by itself: what it moves stays in its core's cache, and memory is bounded by
+//! the number of threads, not by the model. Rows are handed out in order, so that both files are
+//! gone through from front to back. The bytes are the same whatever the number of threads.
 
-use std::io::{self, Write};
+use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError};
 
-use half::slice::HalfFloatSliceExt;
-use katari_gguf::{Format, Metadata, TensorSpec, Writer};
-use rayon::prelude::*;
+use katari_gguf::{FileLayout, Format, Metadata, TensorSpec, block};
 
 use crate::checkpoint::{Checkpoint, Dtype, Stored};
 use crate::convert::{Layout, Output, Source};
 use crate::plan::Planned;
+use crate::sink::Sink;
 use crate::{Error, Progress};
 
-/// Elements that are read, converted and written at a time: 16 MiB of F16, 32 MiB of F32. Large
-/// enough that starting a slab's work costs nothing against it.
-const SLAB_ELEMENTS: usize = 8 << 20;
-/// Slabs in flight on each side: one being filled, one being worked on, one waiting.
-const BUFFERS: usize = 3;
-/// Elements that a worker converts at a time, so that their f32 form stays in its core's cache.
-const GROUP_ELEMENTS: usize = 64 << 10;
+/// Elements that are read, converted and written at a time: 512 KiB of F16, half of a usual
+/// second-level cache. Large enough that a call of the system costs nothing against it.
+const ITEM_ELEMENTS: usize = 256 << 10;
+/// The same where rows are to be gathered from columns, each of which is read apart.
+const TRANSPOSED_ELEMENTS: usize = 4 << 20;
+/// Elements that are f32 at a time: 16 KiB of a first-level cache. A multiple of every block.
+const CHUNK_ELEMENTS: usize = 4 << 10;
+/// The same, about, where rows are gathered from columns.
+const GATHERED_ELEMENTS: usize = 64 << 10;
 
 /// What to write: the tensors, their formats and the metadata.
 pub struct Job<'a> {
@@ -50,7 +52,7 @@ impl Job<'_> {
 
     /// Bytes of the file to be written, `path` for errors.
     pub fn file_bytes(&self, path: &Path) -> Result<u64, Error> {
-        katari_gguf::file_bytes(self.metadata, &self.specs()).map_err(|e| write_error(path, 0, e))
+        katari_gguf::file_bytes(self.metadata, &self.specs()).map_err(|e| write_error(path, e))
     }
 
     fn specs(&self) -> Vec<TensorSpec> {
@@ -65,14 +67,11 @@ impl Job<'_> {
     }
 }
 
-/// A fault of writing `needed` bytes to `path`.
-fn write_error(path: &Path, needed: u64, source: katari_gguf::Error) -> Error {
-    match source {
-        katari_gguf::Error::Io(e) => write_io_error(path, needed, e),
-        source => Error::Gguf {
-            path: path.to_path_buf(),
-            source,
-        },
+/// What cannot be a file.
+fn write_error(path: &Path, source: katari_gguf::Error) -> Error {
+    Error::Gguf {
+        path: path.to_path_buf(),
+        source,
     }
 }
 
@@ -88,91 +87,86 @@ pub fn write_io_error(path: &Path, needed: u64, source: io::Error) -> Error {
     }
 }
 
+/// Rows of one tensor.
+struct Item {
+    /// Which tensor.
+    index: usize,
+    rows: Range<usize>,
+}
+
+impl Job<'_> {
+    /// The work in pieces, in order.
+    fn items(&self) -> Result<Vec<Item>, Error> {
+        let mut items = Vec::new();
+        for (index, output) in self.outputs.iter().enumerate() {
+            let piece = self.piece(output)?;
+            let elements = match piece.is_transposed() {
+                true => TRANSPOSED_ELEMENTS,
+                false => ITEM_ELEMENTS,
+            };
+            let step = (elements / piece.n_cols.max(1)).max(1);
+            let starts = (0..piece.n_rows).step_by(step);
+            items.extend(starts.map(|start| Item {
+                index,
+                rows: start..piece.n_rows.min(start + step),
+            }));
+        }
+        Ok(items)
+    }
+
+    fn piece(&self, output: &Output) -> Result<Piece<'_>, Error> {
+        let gone = || Error::tensor(self.checkpoint.dir(), &output.name, "its source is gone");
+        Piece::whole(self.checkpoint, output).ok_or_else(gone)
+    }
+}
+
 /// Writes the whole file to `out`.
 ///
 /// `path` is what errors call it.
 ///
 /// # Errors
 /// The first fault of reading, converting or writing; what was written until then is no file.
-pub fn run<W: Write + Send>(
+pub fn run(
     job: &Job<'_>,
     pool: &rayon::ThreadPool,
-    out: W,
+    out: &dyn Sink,
     path: &Path,
     progress: &dyn Progress,
-) -> Result<W, Error> {
-    let needed = job.file_bytes(path)?;
-    let failed = |e| write_error(path, needed, e);
-    let mut writer = Writer::new(out, job.metadata, &job.specs()).map_err(failed)?;
+) -> Result<(), Error> {
+    let layout = FileLayout::new(job.metadata, &job.specs());
+    let layout = layout.map_err(|e| write_error(path, e))?;
+    let failed = |e| write_io_error(path, layout.bytes, e);
+    out.set_len(layout.bytes).map_err(failed)?;
+    out.write_all_at(0, &layout.header).map_err(failed)?;
 
-    let (to_convert, filled) = channel();
-    let (free_raw, raw_buffers) = buffers();
-    let (to_write, converted) = channel::<Vec<u8>>();
-    let (free_converted, converted_buffers) = buffers();
-    std::thread::scope(|scope| {
-        let reading = scope.spawn(move || read_all(job, &raw_buffers, &to_convert));
-        let writing = scope.spawn(move || {
-            for bytes in converted {
-                writer.write(&bytes).map_err(failed)?;
-                // The converter may be gone already: it has nothing left to convert.
-                let _ = free_converted.send(bytes);
+    let items = job.items()?;
+    let next = AtomicUsize::new(0);
+    let failure = Mutex::new(None);
+    let work = |buffers: &mut Buffers| -> Result<(), Error> {
+        while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
+            if progress.is_cancelled() {
+                return Err(Error::Interrupted);
             }
-            writer.finish().map_err(failed)
-        });
-        let converting = (|| -> Result<bool, Error> {
-            for slab in filled {
-                if progress.is_cancelled() {
-                    return Err(Error::Interrupted);
-                }
-                let Ok(mut bytes) = converted_buffers.recv() else {
-                    return Ok(false); // writing failed, and knows why
-                };
-                pool.install(|| convert(job, &slab, &mut bytes))?;
-                progress.advance(slab.raw.len() as u64);
-                let _ = free_raw.send(slab.raw);
-                if to_write.send(bytes).is_err() {
-                    return Ok(false);
-                }
-            }
-            Ok(true)
-        })();
-        // Lets the two threads end.
-        drop((to_write, free_raw));
-        let read = join(reading);
-        let written = join(writing);
-        if !matches!(converting, Ok(true)) {
-            converting?;
-            return written;
+            let offset = buffers.convert(job, item)?;
+            let Some(start) = layout.offsets.get(item.index) else {
+                continue; // as many as outputs
+            };
+            out.write_all_at(start + offset, &buffers.converted)
+                .map_err(failed)?;
+            progress.advance(buffers.raw.len() as u64);
         }
-        read?;
-        written
-    })
-}
-
-/// A channel that [`BUFFERS`] empty buffers wait in.
-fn buffers() -> (Sender<Vec<u8>>, Receiver<Vec<u8>>) {
-    let (free, waiting) = channel();
-    for _ in 0..BUFFERS {
-        let _ = free.send(Vec::new());
-    }
-    (free, waiting)
-}
-
-/// A thread's result; its panic goes on in this one.
-fn join<T>(thread: std::thread::ScopedJoinHandle<'_, T>) -> T {
-    thread
-        .join()
-        .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-}
-
-/// Rows of one tensor, read.
-struct Slab {
-    /// Which tensor.
-    index: usize,
-    /// Its rows.
-    rows: Range<usize>,
-    /// The stored bytes: `[rows, cols]`, or `[cols, rows]` where the layout is transposed.
-    raw: Vec<u8>,
+        Ok(())
+    };
+    pool.broadcast(|_| {
+        if let Err(error) = work(&mut Buffers::default()) {
+            // Nothing is left to take for the others.
+            next.store(items.len(), Ordering::Relaxed);
+            let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+            failure.get_or_insert(error);
+        }
+    });
+    let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
+    failure.map_or(Ok(()), Err)
 }
 
 /// A tensor seen as rows: a vector is a column, since its elements move like a matrix's rows.
@@ -198,6 +192,10 @@ impl<'a> Piece<'a> {
             n_rows,
             n_cols,
         })
+    }
+
+    fn is_transposed(&self) -> bool {
+        matches!(self.stored, Some((_, Layout::Transposed)))
     }
 
     fn stored_bytes(&self) -> Option<u64> {
@@ -250,35 +248,66 @@ struct Run {
     len: usize,
 }
 
-/// Reads every tensor, a slab at a time, until the converter stops listening.
-fn read_all(
-    job: &Job<'_>,
-    buffers: &Receiver<Vec<u8>>,
-    to_convert: &Sender<Slab>,
-) -> Result<(), Error> {
-    for (index, output) in job.outputs.iter().enumerate() {
-        let Some(piece) = Piece::whole(job.checkpoint, output) else {
-            return Err(Error::tensor(
-                job.checkpoint.dir(),
-                &output.name,
-                "its source is gone",
-            ));
+/// What a thread works with, over and over.
+#[derive(Default)]
+struct Buffers {
+    /// The stored bytes of an item: `[rows, cols]`, or `[cols, rows]` where the layout is
+    /// transposed.
+    raw: Vec<u8>,
+    /// A part of it as f32.
+    values: Vec<f32>,
+    /// Columns on their way to rows.
+    tile: Vec<f32>,
+    /// The item in its tensor's format.
+    converted: Vec<u8>,
+}
+
+impl Buffers {
+    /// Reads an item and converts it. Returns where it lies in its tensor, in bytes.
+    fn convert(&mut self, job: &Job<'_>, item: &Item) -> Result<u64, Error> {
+        let (Some(output), Some(planned)) = (job.outputs.get(item.index), job.plan.get(item.index))
+        else {
+            return Ok(0); // an item is one of them
         };
-        let step = (SLAB_ELEMENTS / piece.n_cols.max(1)).max(1);
-        let mut start = 0;
-        while start < piece.n_rows {
-            let rows = start..piece.n_rows.min(start + step);
-            start = rows.end;
-            let Ok(mut raw) = buffers.recv() else {
-                return Ok(()); // converting stopped, and knows why
-            };
-            fill(job.checkpoint, &piece, rows.clone(), &mut raw)?;
-            if to_convert.send(Slab { index, rows, raw }).is_err() {
-                return Ok(());
+        let piece = job.piece(output)?;
+        let (n_rows, n_cols) = (item.rows.len(), piece.n_cols);
+        let format = planned.to;
+        let bytes = |elements: usize| format.bytes(elements as u64).unwrap_or(0);
+        let offset = bytes(item.rows.start * n_cols);
+        self.converted.resize(bytes(n_rows * n_cols) as usize, 0);
+        fill(job.checkpoint, &piece, item.rows.clone(), &mut self.raw)?;
+        let Some((stored, _)) = piece.stored else {
+            self.converted.fill(0); // zeros, in f32
+            return Ok(offset);
+        };
+        let source = Raw {
+            bytes: &self.raw,
+            dtype: &stored.dtype,
+            n_rows,
+            n_cols,
+        };
+        let step = match piece.is_transposed() {
+            true => (GATHERED_ELEMENTS / n_cols.max(1)).max(1) * n_cols,
+            false => CHUNK_ELEMENTS,
+        };
+        let limit = largest_finite(format);
+        let targets = self.converted.chunks_mut((bytes(step) as usize).max(1));
+        for (start, target) in (0..n_rows * n_cols).step_by(step.max(1)).zip(targets) {
+            let n = step.min(n_rows * n_cols - start);
+            self.values.resize(n, 0.0);
+            if piece.is_transposed() {
+                source.gather_rows(start / n_cols, &mut self.values, &mut self.tile);
+            } else {
+                source.elements(start, &mut self.values);
             }
+            if !block::all_within(&self.values, limit) {
+                let first = item.rows.start * n_cols + start;
+                return Err(bad_value(job, output, planned, first, &self.values));
+            }
+            format.quantize(&self.values, target);
         }
+        Ok(offset)
     }
-    Ok(())
 }
 
 /// Reads the stored elements behind `rows` into `raw`.
@@ -303,58 +332,6 @@ fn fill(
     Ok(())
 }
 
-/// Converts a slab to its tensor's format, groups of rows in parallel.
-fn convert(job: &Job<'_>, slab: &Slab, bytes: &mut Vec<u8>) -> Result<(), Error> {
-    let (Some(output), Some(planned)) = (job.outputs.get(slab.index), job.plan.get(slab.index))
-    else {
-        return Ok(());
-    };
-    let Some(piece) = Piece::whole(job.checkpoint, output) else {
-        return Ok(());
-    };
-    let n_cols = piece.n_cols;
-    let format = planned.to;
-    let row_bytes = format.bytes(n_cols as u64).unwrap_or(0) as usize;
-    bytes.resize(slab.rows.len() * row_bytes, 0);
-    let Some((stored, layout)) = piece.stored else {
-        bytes.fill(0); // zeros, in f32
-        return Ok(());
-    };
-    let source = Raw {
-        bytes: &slab.raw,
-        dtype: &stored.dtype,
-        n_rows: slab.rows.len(),
-        n_cols,
-        is_transposed: layout == Layout::Transposed,
-    };
-    let group = (GROUP_ELEMENTS / n_cols.max(1)).max(1);
-    let limit = largest_finite(format);
-    bytes
-        .par_chunks_mut(group * row_bytes.max(1))
-        .enumerate()
-        .try_for_each_init(Vec::new, |values: &mut Vec<f32>, (i, target)| {
-            let first = i * group;
-            let n = group.min(source.n_rows - first);
-            values.resize(n * n_cols, 0.0);
-            source.rows_to_f32(first, values);
-            // NaN compares false. No early exit, so that this becomes vector code.
-            let is_good = values
-                .iter()
-                .fold(true, |good, x| good & (x.abs() <= limit));
-            if !is_good {
-                return Err(bad_value(
-                    job,
-                    output,
-                    planned,
-                    slab.rows.start + first,
-                    values,
-                ));
-            }
-            format.quantize(values, target);
-            Ok(())
-        })
-}
-
 /// The largest magnitude that a format is sure to hold: the scales of the quantized formats, as
 /// f16 itself, end at 65504.
 fn largest_finite(format: Format) -> f32 {
@@ -365,19 +342,20 @@ fn largest_finite(format: Format) -> f32 {
     }
 }
 
-/// The error for a value that a format cannot hold.
+/// The error for a value that a format cannot hold; `values` begin with the tensor's element
+/// `first`.
 fn bad_value(
     job: &Job<'_>,
     output: &Output,
     planned: &Planned,
-    first_row: usize,
+    first: usize,
     values: &[f32],
 ) -> Error {
     let limit = largest_finite(planned.to);
     let holds = |x: &f32| x.abs() <= limit;
     let at = values.iter().position(|x| !holds(x)).unwrap_or(0);
     let value = values.get(at).copied().unwrap_or(f32::NAN);
-    let row = first_row + at / output.cols().max(1);
+    let row = (first + at) / output.cols().max(1);
     let (tensor, path) = match &output.source {
         Source::Stored { tensor, .. } => (
             tensor.clone(),
@@ -398,28 +376,23 @@ fn bad_value(
     Error::tensor(path, tensor, message)
 }
 
-/// A slab's stored elements.
+/// An item's stored elements.
 struct Raw<'a> {
     bytes: &'a [u8],
     dtype: &'a Dtype,
     n_rows: usize,
     n_cols: usize,
-    is_transposed: bool,
 }
 
 /// Columns that are gathered at a time when transposing: a cache line of f32.
 const TILE: usize = 16;
 
 impl Raw<'_> {
-    /// Rows from `first` on as f32, as many as `out` has room for: `[n, n_cols]`.
-    fn rows_to_f32(&self, first: usize, out: &mut [f32]) {
-        if !self.is_transposed {
-            self.elements(first * self.n_cols, out);
-            return;
-        }
-        // bytes are [n_cols, n_rows]: convert a tile of columns' runs, then deal them out.
+    /// Rows from `first` on as f32, as many as `out` has room for, `[n, n_cols]`, where the stored
+    /// elements are `[n_cols, n_rows]`: converts a tile of columns' runs, then deals them out.
+    fn gather_rows(&self, first: usize, out: &mut [f32], tile: &mut Vec<f32>) {
         let n = out.len() / self.n_cols.max(1);
-        let mut tile = vec![0f32; TILE * n];
+        tile.resize(TILE * n, 0.0);
         for col in (0..self.n_cols).step_by(TILE) {
             let width = TILE.min(self.n_cols - col);
             for (i, run) in tile.chunks_exact_mut(n).take(width).enumerate() {
@@ -438,10 +411,7 @@ impl Raw<'_> {
         let width = self.dtype.bytes().unwrap_or(0) as usize;
         let bytes = &self.bytes[start * width..(start + out.len()) * width];
         match self.dtype {
-            Dtype::F16 => match bytemuck::try_cast_slice::<u8, half::f16>(bytes) {
-                Ok(halves) if cfg!(target_endian = "little") => halves.convert_to_f32_slice(out),
-                _ => each(bytes, out, |b| half::f16::from_le_bytes(b).to_f32()),
-            },
+            Dtype::F16 => block::f16_to_f32(bytes.as_chunks().0, out),
             Dtype::BF16 => each(bytes, out, |b| {
                 f32::from_bits(u32::from(u16::from_le_bytes(b)) << 16)
             }),

@@ -1,8 +1,9 @@
 //! The bytes that come out: values against arithmetic written out here, formats, repeatability,
 //! and what happens when writing fails.
 
-use std::io::{self, Write};
+use std::io;
 use std::path::Path;
+use std::sync::Mutex;
 
 use katari_gguf::{Format, Gguf, Metadata};
 use katari_quantize::Error;
@@ -11,16 +12,51 @@ use katari_quantize::convert::{Model, convert};
 use katari_quantize::pipeline::{self, Job};
 use katari_quantize::plan::{FileType, plan};
 use katari_quantize::progress::{Progress, Silent};
+use katari_quantize::sink::Sink;
 
 use crate::support::*;
 
-fn write_to<W: Write + Send>(
+/// A file in memory, on a disk that takes so many bytes.
+struct Disk {
+    room: usize,
+    bytes: Mutex<Vec<u8>>,
+}
+
+impl Disk {
+    fn new(room: usize) -> Self {
+        let bytes = Mutex::default();
+        Disk { room, bytes }
+    }
+}
+
+impl Sink for Disk {
+    fn set_len(&self, bytes: u64) -> io::Result<()> {
+        // As of a file with holes: room is needed only for what is written.
+        self.bytes
+            .lock()
+            .expect("no panic")
+            .resize(bytes as usize, 0);
+        Ok(())
+    }
+
+    fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
+        let start = offset as usize;
+        if start + bytes.len() > self.room {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let mut all = self.bytes.lock().expect("no panic");
+        all[start..start + bytes.len()].copy_from_slice(bytes);
+        Ok(())
+    }
+}
+
+fn write_to(
     dir: &Path,
     file_type: FileType,
     threads: usize,
-    out: W,
+    disk: Disk,
     progress: &dyn Progress,
-) -> Result<W, Error> {
+) -> Result<Vec<u8>, Error> {
     let checkpoint = Checkpoint::open(dir)?;
     let Model {
         metadata, outputs, ..
@@ -37,11 +73,12 @@ fn write_to<W: Write + Send>(
         .num_threads(threads)
         .build()
         .expect("a pool");
-    pipeline::run(&job, &pool, out, Path::new("out.gguf"), progress)
+    pipeline::run(&job, &pool, &disk, Path::new("out.gguf"), progress)?;
+    Ok(disk.bytes.into_inner().expect("no panic"))
 }
 
 fn bytes_of(dir: &Path, file_type: FileType) -> Vec<u8> {
-    write_to(dir, file_type, 2, Vec::new(), &Silent).expect("a file")
+    write_to(dir, file_type, 2, Disk::new(usize::MAX), &Silent).expect("a file")
 }
 
 /// A file's tensors as f32 by name.
@@ -433,8 +470,22 @@ fn bytes_are_the_same_whatever_the_number_of_threads() {
         TINY_NEOX,
         &[("model.safetensors", safetensors(&neox_tensors()))],
     );
-    let one = write_to(dir.path(), FileType::Q8_0, 1, Vec::new(), &Silent).expect("a file");
-    let seven = write_to(dir.path(), FileType::Q8_0, 7, Vec::new(), &Silent).expect("a file");
+    let one = write_to(
+        dir.path(),
+        FileType::Q8_0,
+        1,
+        Disk::new(usize::MAX),
+        &Silent,
+    )
+    .expect("a file");
+    let seven = write_to(
+        dir.path(),
+        FileType::Q8_0,
+        7,
+        Disk::new(usize::MAX),
+        &Silent,
+    )
+    .expect("a file");
     assert!(one == seven);
 }
 
@@ -462,27 +513,11 @@ fn values_that_a_format_cannot_hold_are_refused_by_row() {
         values[3 * 8 + 1] = value;
         tensors[0] = Tensor::f32("transformer.wte.weight", &[10, 8], &values);
         let dir = folder(TINY_CONFIG, &[("model.safetensors", safetensors(&tensors))]);
-        let error = write_to(dir.path(), file_type, 2, Vec::new(), &Silent).expect_err("refused");
+        let error = write_to(dir.path(), file_type, 2, Disk::new(usize::MAX), &Silent)
+            .expect_err("refused");
         let message = error.to_string();
         assert!(message.contains("'transformer.wte.weight'"), "{message}");
         assert!(message.contains(expected), "{message}");
-    }
-}
-
-/// A disk with room for some bytes.
-struct Disk(usize);
-
-impl Write for Disk {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        if self.0 < bytes.len() {
-            return Err(io::ErrorKind::StorageFull.into());
-        }
-        self.0 -= bytes.len();
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
     }
 }
 
@@ -494,15 +529,15 @@ fn full_disk_is_one_clear_error_wherever_it_strikes() {
     );
     let whole = bytes_of(dir.path(), FileType::F32).len();
     for room in [0, 100, whole / 2, whole - 1] {
-        let error = write_to(dir.path(), FileType::F32, 2, Disk(room), &Silent);
-        let error = error.err().expect("a full disk");
+        let error = write_to(dir.path(), FileType::F32, 2, Disk::new(room), &Silent);
+        let error = error.expect_err("a full disk");
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
         assert!(
             error.to_string().contains(&format!("{whole} bytes")),
             "{error}"
         );
     }
-    assert!(write_to(dir.path(), FileType::F32, 2, Disk(whole), &Silent).is_ok());
+    assert!(write_to(dir.path(), FileType::F32, 2, Disk::new(whole), &Silent).is_ok());
 }
 
 #[test]
@@ -521,7 +556,13 @@ fn weights_cut_after_opening_are_an_error() {
         metadata: &model.metadata,
     };
     let pool = rayon::ThreadPoolBuilder::new().build().expect("a pool");
-    let error = pipeline::run(&job, &pool, Vec::new(), Path::new("out"), &Silent);
+    let error = pipeline::run(
+        &job,
+        &pool,
+        &Disk::new(usize::MAX),
+        Path::new("out"),
+        &Silent,
+    );
     let error = error.expect_err("truncated").to_string();
     assert!(error.contains("is truncated"), "{error}");
 }
@@ -538,7 +579,8 @@ fn interruption_stops_the_work() {
         TINY_CONFIG,
         &[("model.safetensors", safetensors(&tiny_tensors()))],
     );
-    let error = write_to(dir.path(), FileType::F32, 2, Vec::new(), &Stop).expect_err("stopped");
+    let error =
+        write_to(dir.path(), FileType::F32, 2, Disk::new(usize::MAX), &Stop).expect_err("stopped");
     assert!(matches!(error, Error::Interrupted));
     assert_eq!(error.exit_code(), 130);
 }
