@@ -1,6 +1,7 @@
 //! Prefill on AVX2: products of bytes are summed in 16 bits as long as they fit (`vpmaddubsw`), then
 //! in 32. A tile is the two registers of a panel's rows times up to four rows of activations.
 
+use std::arch::asm;
 use std::arch::x86_64::*;
 
 use super::panel::{Group, Micro, ROWS, Tile, WIDE, run};
@@ -104,6 +105,19 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
     }
 }
 
+/// `x`, of which the compiler knows no more: it would turn additions round, take one accumulator
+/// after the other, and read every weight once for each. (Additions that saturate stay as they
+/// are, but share their units with the multiplications.)
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn in_turn(mut x: __m256i) -> __m256i {
+    // SAFETY: no instruction at all.
+    unsafe {
+        asm!("/* {0} */", inout(ymm_reg) x, options(pure, nomem, nostack, preserves_flags));
+    }
+    x
+}
+
 /// The integer products of a group with `N` rows of activations, whose i32s lie `stride` apart.
 ///
 /// # Safety
@@ -139,7 +153,7 @@ unsafe fn group_sums<B: Unpack, const N: usize>(
                         short[c][i] = if $t % B::CHAIN == 0 {
                             product
                         } else {
-                            _mm256_adds_epi16(short[c][i], product)
+                            in_turn(_mm256_add_epi16(short[c][i], product))
                         };
                     }
                 }
@@ -153,9 +167,7 @@ unsafe fn group_sums<B: Unpack, const N: usize>(
                 }
             }};
         }
-        // Not as a loop, which the compiler would leave one. Sums do not saturate, as `CHAIN` says,
-        // but additions that could are taken in the order written: of others the compiler takes
-        // one accumulator after the other, and reads every weight once for each.
+        // Not as a loop, which the compiler would leave one.
         step!(0);
         step!(1);
         step!(2);
