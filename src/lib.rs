@@ -2,6 +2,8 @@
 //!
 //! The rooms, and which may use which:
 //!
+//! - `serve` (a feature, on by default) answers over HTTP: uses `schedule`, `engine`, `sampler`,
+//!   `text`
 //! - [`schedule`] forms batches: uses `engine`, `sampler`, `text`
 //! - [`engine`] opens a file and owns a session: uses `models`, `cpu`, `ggml`, `ops`, `kv` and the
 //!   gguf crate
@@ -28,4 +30,6 @@ pub mod models;
 pub mod ops;
 pub mod sampler;
 pub mod schedule;
+#[cfg(feature = "serve")]
+pub mod serve;
 pub mod text;

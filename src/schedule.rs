@@ -14,7 +14,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 pub use request::{
-    Event, Finish, Limits, Request, RequestId, ScheduleError, Timings, WhenContextIsFull,
+    Event, Finish, Limits, Logprobs, Request, RequestId, ScheduleError, Timings, WhenContextIsFull,
 };
 
 use crate::engine::{Engine, Feed, Session};
@@ -121,6 +121,25 @@ impl<'a> Schedule<'a> {
     /// Ends a request; its `Done` comes with the next step.
     pub fn cancel(&mut self, request: RequestId) {
         self.cancelled.push(request);
+    }
+
+    /// How many requests wait for a sequence, and how many have one.
+    pub fn load(&self) -> (usize, usize) {
+        let running = self.slots.iter().filter(|slot| slot.writer.is_some());
+        (self.waiting.len(), running.count())
+    }
+
+    /// Who has each sequence, and how many tokens it holds.
+    pub fn slots(&self) -> impl Iterator<Item = (Option<RequestId>, usize)> {
+        self.slots.iter().enumerate().map(|(i, slot)| {
+            let id = slot.writer.as_ref().map(|writer| writer.id);
+            (id, self.session.len(i as u32))
+        })
+    }
+
+    /// Tokens that the last pass held.
+    pub fn batch_len(&self) -> usize {
+        self.feeds.len()
     }
 
     /// Whether any request is left.

@@ -21,7 +21,7 @@ const ROOMS: [(&str, &[&str]); 14] = [
         "bench",
         &["engine", "models", "cpu", "ops", "kv", "gguf", "quantize"],
     ),
-    ("serve", &["schedule", "text", "sampler"]),
+    ("serve", &["schedule", "engine", "text", "sampler"]),
     ("schedule", &["engine", "sampler", "text"]),
     ("engine", &["models", "ops", "cpu", "ggml", "kv", "gguf"]),
     ("models", &["ops", "gguf"]),

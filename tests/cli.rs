@@ -88,7 +88,7 @@ fn demo_f32() -> String {
 }
 
 /// The demo as a model that converses, which makes nonsense of it but shows the form.
-fn demo_chat() -> String {
+pub fn demo_chat() -> String {
     let more = ["--type", "q8_0", "--chat-template", "rinna"];
     quantized(&repository("demo"), "demo-chat", &more)
 }

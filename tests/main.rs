@@ -9,5 +9,7 @@ mod models;
 mod quantize;
 mod sampler;
 mod schedule;
+#[cfg(feature = "serve")]
+mod serve;
 mod support;
 mod tokenizers;

@@ -1,5 +1,7 @@
 //! The sampler against the probabilities that the reference's processors leave, and its laws.
 
+mod definitions;
+
 use std::sync::Arc;
 
 use katari::sampler::{Params, Sampler, Step};

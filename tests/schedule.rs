@@ -89,6 +89,7 @@ impl Story {
                 assert!(done <= total);
                 assert!(self.tokens.is_empty(), "a prompt's news after a token");
             }
+            Event::Logprobs(_) => {}
             Event::Token(token) => self.tokens.push(token),
             Event::Text(text) => {
                 assert!(!text.is_empty());

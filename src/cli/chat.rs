@@ -3,7 +3,7 @@
 use std::io::{BufRead, IsTerminal, Write};
 
 use anyhow::Context;
-use katari::text::{ChatTemplate, Message};
+use katari::text::{ChatTemplate, Message, Tokenizer};
 use katari_gguf::keys::tokenizer::CHAT_TEMPLATE;
 
 use super::failure::Failure;
@@ -21,7 +21,7 @@ pub fn converse(
     settings: &Settings,
     json: bool,
 ) -> Result<(), Failure> {
-    let template = template(model)?;
+    let template = template_of(model)?;
     let at_terminal = std::io::stdin().is_terminal();
     if at_terminal {
         note("Write a line and press Enter; end with Ctrl-D.");
@@ -68,7 +68,7 @@ fn message(role: &str, content: &str) -> Message {
     }
 }
 
-fn template(model: &Model) -> Result<ChatTemplate, Failure> {
+fn template_of(model: &Model) -> Result<ChatTemplate, Failure> {
     let source: Option<&str> = model.engine.gguf().metadata.opt(CHAT_TEMPLATE)?;
     let source = source.ok_or_else(|| {
         anyhow::anyhow!(
@@ -76,7 +76,11 @@ fn template(model: &Model) -> Result<ChatTemplate, Failure> {
              run it without --chat, or quantize it with --chat-template"
         )
     })?;
-    let tokenizer = &model.tokenizer;
+    Ok(template(source, &model.tokenizer)?)
+}
+
+/// The chat template that a file has, with the tokens it may name.
+pub fn template(source: &str, tokenizer: &Tokenizer) -> anyhow::Result<ChatTemplate> {
     let piece = |id: Option<u32>| id.map_or("", |id| tokenizer.piece(id));
     let template =
         ChatTemplate::new(source).with_context(|| format!("metadata key '{CHAT_TEMPLATE}'"))?;

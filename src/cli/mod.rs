@@ -22,6 +22,8 @@ mod perplexity;
 mod progress;
 mod quantize;
 mod run;
+#[cfg(feature = "serve")]
+mod serve;
 mod tokenize;
 mod writer;
 
@@ -50,16 +52,16 @@ struct Cli {
 /// A line a verb: its name, and the module that has its `Args`, whose documentation is its help,
 /// and its `run`.
 macro_rules! verbs {
-    ($($name:ident($module:ident);)*) => {
+    ($($(#[$attribute:meta])* $name:ident($module:ident);)*) => {
         #[derive(Debug, clap::Subcommand)]
         enum Verb {
-            $($name($module::Args),)*
+            $($(#[$attribute])* $name($module::Args),)*
         }
 
         impl Verb {
             fn run(self) -> Result<(), Failure> {
                 match self {
-                    $(Verb::$name(args) => $module::run(args),)*
+                    $($(#[$attribute])* Verb::$name(args) => $module::run(args),)*
                 }
             }
         }
@@ -69,6 +71,7 @@ macro_rules! verbs {
 verbs! {
     Quantize(quantize);
     Run(run);
+    #[cfg(feature = "serve")] Serve(serve);
     Demo(demo);
     Inspect(inspect);
     Tokenize(tokenize);

@@ -53,6 +53,7 @@ pub fn write(
         stop: settings.stop.clone(),
         seed: settings.seed,
         when_full: settings.when_full,
+        logprobs: None,
     })?;
     let mut progress = None;
     let (mut text, mut ids) = (String::new(), Vec::new());
@@ -67,6 +68,7 @@ pub fn write(
                     .at(done as u64, "");
             }
             Event::Prompt { .. } => progress = None,
+            Event::Logprobs(_) => {}
             Event::Token(id) => ids.push(id),
             Event::Text(piece) => {
                 if failed.is_ok() {

@@ -39,6 +39,8 @@ pub(super) struct Candidates {
     ranked: Vec<Ranked>,
     /// `[n_vocab]`: how often an id occurs; all zero between uses.
     counts: Vec<u32>,
+    /// The logarithm of the sum of the logits' exponentials, when a step asked to remember it.
+    log_sum: Option<f64>,
 }
 
 impl Candidates {
@@ -59,6 +61,7 @@ impl Candidates {
                 }),
         );
         self.counts.resize(logits.len(), 0);
+        self.log_sum = None;
     }
 
     /// In order of id.
@@ -104,6 +107,27 @@ impl Candidates {
                 change(candidate, count);
             }
         }
+    }
+
+    /// The entropy of the probabilities that [`softmax`](Self::softmax) wrote, in nats.
+    pub fn entropy(&self) -> f64 {
+        let p = self.list.iter().map(|c| f64::from(c.p));
+        p.filter(|p| *p > 0.0).map(|p| -p * p.ln()).sum()
+    }
+
+    /// Remembers how surprising each candidate is among those there are now.
+    pub fn remember_surprise(&mut self) {
+        let max = (self.list.iter()).fold(f32::NEG_INFINITY, |max, c| max.max(c.logit));
+        let exp = |c: &Candidate| f64::from(c.logit - max).exp();
+        self.log_sum = Some(f64::from(max) + self.list.iter().map(exp).sum::<f64>().ln());
+    }
+
+    /// The surprise of `id` in bits, as [`remember_surprise`](Self::remember_surprise) had it.
+    pub fn surprise(&mut self, id: u32) -> Option<f64> {
+        let log_sum = self.log_sum?;
+        let candidate = self.get_mut(id)?;
+        let surprise = (log_sum - f64::from(candidate.logit)) / std::f64::consts::LN_2;
+        Some(surprise).filter(|s| s.is_finite())
     }
 
     /// Writes each candidate's probability. Where logits are plus infinity, those share it;

@@ -32,12 +32,18 @@ impl Draw {
         self.seed
     }
 
+    /// A number for the `n_generated`-th token, uniform in `[0, 1)`: of the generator's second
+    /// stream, independent of the first, which draws tokens.
+    pub fn chance(&self, n_generated: usize) -> f64 {
+        let mut generator = self.generator.clone();
+        generator.set_stream(1);
+        uniform(&mut generator, n_generated)
+    }
+
     /// The token at which the running sum of probabilities, in order of id, exceeds the number
     /// for the `n_generated`-th token, uniform in `[0, 1)` with 53 bits.
     pub fn draw(&mut self, candidates: &[Candidate], n_generated: usize) -> Option<u32> {
-        // A word is 32 bits.
-        self.generator.set_word_pos(2 * n_generated as u128);
-        let uniform = (self.generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64;
+        let uniform = uniform(&mut self.generator, n_generated);
         let total: f64 = candidates.iter().map(|c| f64::from(c.p)).sum();
         let target = uniform * total;
         let mut sum = 0.0;
@@ -49,4 +55,11 @@ impl Draw {
         }
         None
     }
+}
+
+/// The generator's `n`-th 64-bit number, as one of 53 bits in `[0, 1)`.
+fn uniform(generator: &mut ChaCha12Rng, n: usize) -> f64 {
+    // A word is 32 bits.
+    generator.set_word_pos(2 * n as u128);
+    (generator.next_u64() >> 11) as f64 / (1u64 << 53) as f64
 }

@@ -1,7 +1,8 @@
 //! Logits to a token: one chain for every device and every API.
 //!
 //! A [`Sampler`] is pure over its inputs: what it draws depends on its parameters, its seed,
-//! the logits and the tokens so far, and on nothing it did before. First the surplus rows of
+//! the logits and the tokens so far, and on nothing it did before. (But with mirostat, whose
+//! bound follows what was drawn.) First the surplus rows of
 //! the embedding, end-of-text tokens that come too early and banned words are ruled out; then
 //! the steps of [`Params::order`] change or remove what is left, each in a file of its own;
 //! then a token is drawn from the softmax.
@@ -16,7 +17,7 @@ mod steps;
 
 pub use candidates::Candidate;
 pub use draw::random_seed;
-pub use steps::{Invalid, Params, Step};
+pub use steps::{Dry, DynamicTemperature, Invalid, Mirostat, MirostatVersion, Params, Step, Xtc};
 
 use std::sync::Arc;
 
@@ -30,12 +31,20 @@ struct Context<'a> {
     history: &'a [u32],
     /// How many of `history` are the prompt.
     prompt_len: usize,
+    /// Mirostat's bound on surprise, in bits.
+    bound: f64,
+    draw: &'a draw::Draw,
 }
 
 impl<'a> Context<'a> {
     /// The tokens that were generated after the prompt.
     fn generated(&self) -> &'a [u32] {
         self.history.get(self.prompt_len..).unwrap_or_default()
+    }
+
+    /// A number for this place, uniform in `[0, 1)`, independent of that which draws the token.
+    fn chance(&self) -> f64 {
+        self.draw.chance(self.generated().len())
     }
 }
 
@@ -47,6 +56,7 @@ pub struct Sampler {
     params: Params,
     drawable: Arc<[bool]>,
     draw: draw::Draw,
+    bound: f64,
     candidates: Candidates,
 }
 
@@ -61,6 +71,7 @@ impl Sampler {
         params.validate()?;
         params.validate_ids(drawable.len())?;
         Ok(Self {
+            bound: params.mirostat.as_ref().map_or(0.0, Mirostat::first_bound),
             params,
             drawable,
             draw: draw::Draw::new(seed),
@@ -95,6 +106,8 @@ impl Sampler {
             params: &self.params,
             history,
             prompt_len,
+            bound: self.bound,
+            draw: &self.draw,
         };
         ban::apply(&context, candidates);
         for step in &self.params.order {
@@ -109,6 +122,12 @@ impl Sampler {
     pub fn sample(&mut self, logits: &[f32], history: &[u32], prompt_len: usize) -> Option<u32> {
         self.probabilities(logits, history, prompt_len);
         let n_generated = history.len().saturating_sub(prompt_len);
-        self.draw.draw(self.candidates.as_slice(), n_generated)
+        let drawn = self.draw.draw(self.candidates.as_slice(), n_generated)?;
+        if let Some(mirostat) = &self.params.mirostat
+            && let Some(surprise) = self.candidates.surprise(drawn)
+        {
+            self.bound = mirostat.next_bound(self.bound, surprise);
+        }
+        Some(drawn)
     }
 }

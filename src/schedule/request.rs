@@ -20,6 +20,8 @@ pub struct Request {
     pub seed: u64,
     /// What to do when the context is full.
     pub when_full: WhenContextIsFull,
+    /// Tell how likely each drawn token was, and this many of the likeliest in its place.
+    pub logprobs: Option<usize>,
 }
 
 /// How much to write. (At least how much, is in the sampling parameters.)
@@ -90,8 +92,18 @@ pub struct Timings {
     pub generation_time: Duration,
 }
 
+/// How likely the model found a drawn token, and what it found likelier: natural logarithms of
+/// the softmax of its logits, before any sampling.
+#[derive(Debug, Clone, PartialEq, Default)]
+pub struct Logprobs {
+    /// Of the token that was drawn.
+    pub drawn: f32,
+    /// The likeliest tokens, the likeliest first.
+    pub top: Vec<(u32, f32)>,
+}
+
 /// News of a request.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum Event {
     /// So much of the prompt is evaluated.
     Prompt {
@@ -100,6 +112,8 @@ pub enum Event {
         /// Tokens of the prompt.
         total: usize,
     },
+    /// How likely the token was that comes next; where the request asks for it.
+    Logprobs(Logprobs),
     /// This token was drawn.
     Token(u32),
     /// Text that is certain: whole characters, no part of a stop string; never empty.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::request::{
-    Event, Finish, Limits, Request, RequestId, ScheduleError, Timings, WhenContextIsFull,
+    Event, Finish, Limits, Logprobs, Request, RequestId, ScheduleError, Timings, WhenContextIsFull,
 };
 use super::stops::Stops;
 use crate::sampler::Sampler;
@@ -23,6 +23,8 @@ pub(super) struct Writer<'a> {
     eos: Vec<u32>,
     limits: Limits,
     sampler: Sampler,
+    logprobs: Option<usize>,
+    drawable: Arc<[bool]>,
     stream: TextStream<'a>,
     stops: Stops,
     timings: Timings,
@@ -46,7 +48,9 @@ impl<'a> Writer<'a> {
             prompt_len: request.prompt.len(),
             eos: request.sampling.eos.clone(),
             limits: request.limits,
-            sampler: Sampler::new(request.sampling, drawable, request.seed)?,
+            sampler: Sampler::new(request.sampling, Arc::clone(&drawable), request.seed)?,
+            logprobs: request.logprobs,
+            drawable,
             stream: tokenizer.stream_after(&request.prompt),
             stops: Stops::new(request.stop),
             timings: Timings {
@@ -108,6 +112,10 @@ impl<'a> Writer<'a> {
         if self.eos.contains(&token) {
             return Some(Finish::Eos);
         }
+        if let Some(n) = self.logprobs {
+            let logprobs = logprobs(logits, &self.drawable, token, n);
+            sink(self.id, Event::Logprobs(logprobs));
+        }
         sink(self.id, Event::Token(token));
         self.history.push(token);
         self.todo.push(token);
@@ -137,6 +145,33 @@ impl<'a> Writer<'a> {
         }
         self.timings.generation_time = now - prompted;
         sink(self.id, Event::Done(finish, self.timings));
+    }
+}
+
+/// The `n` likeliest of the drawable tokens, the lower id first among equals.
+fn logprobs(logits: &[f32], drawable: &[bool], drawn: u32, n: usize) -> Logprobs {
+    let mut ranked: Vec<(u32, f32)> = (0..)
+        .zip(logits.iter().zip(drawable))
+        .filter(|(_, (logit, drawable))| **drawable && !logit.is_nan())
+        .map(|(id, (&logit, _))| (id, logit))
+        .collect();
+    let max = (ranked.iter()).fold(f32::NEG_INFINITY, |max, &(_, logit)| max.max(logit));
+    let sum: f64 = (ranked.iter())
+        .map(|&(_, logit)| f64::from(logit - max).exp())
+        .sum();
+    let log_sum = f64::from(max) + sum.ln();
+    let logprob = |logit: f32| (f64::from(logit) - log_sum) as f32;
+    let order = |a: &(u32, f32), b: &(u32, f32)| b.1.total_cmp(&a.1).then(a.0.cmp(&b.0));
+    if (1..ranked.len()).contains(&n) {
+        ranked.select_nth_unstable_by(n - 1, order);
+    }
+    ranked.truncate(n);
+    ranked.sort_unstable_by(order);
+    Logprobs {
+        drawn: logprob(logits.get(drawn as usize).copied().unwrap_or(f32::NAN)),
+        top: (ranked.into_iter())
+            .map(|(id, logit)| (id, logprob(logit)))
+            .collect(),
     }
 }
 

@@ -186,8 +186,9 @@ impl Tokenizer {
         ids
     }
 
-    /// The ids of `text`, its line breaks written as `<NL>` where the vocabulary has that piece.
-    fn ids_of_lines(&self, text: &str, special: SpecialTokens) -> Vec<u32> {
+    /// The ids of `text`, its line breaks written as `<NL>` where the vocabulary has that piece;
+    /// no bos is added.
+    pub fn ids_of_lines(&self, text: &str, special: SpecialTokens) -> Vec<u32> {
         match self.newline {
             Some(_) => {
                 let text = text.replace("\r\n", "\n").replace('\n', "<NL>");
@@ -213,6 +214,19 @@ impl Tokenizer {
     pub fn stream_after(&self, prompt: &[u32]) -> TextStream<'_> {
         let begun = prompt.iter().any(|&id| self.decoder.shows(id));
         TextStream::new(&self.decoder, self.newline, begun)
+    }
+
+    /// The text that the token adds inside a text; empty where it is only part of a character.
+    pub fn token_text(&self, id: u32) -> String {
+        let begun = true;
+        let mut stream = TextStream::new(&self.decoder, self.newline, begun);
+        stream.push(id).to_string()
+    }
+
+    /// The text of `ids`, with `<NL>` as a line break and whole characters only.
+    pub fn text_of_lines(&self, ids: &[u32]) -> String {
+        let mut stream = self.stream();
+        ids.iter().map(|&id| stream.push(id).to_string()).collect()
     }
 
     /// The token as the vocabulary writes it, for people to look at: an empty string for an id

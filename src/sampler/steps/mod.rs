@@ -7,6 +7,11 @@ use serde::{Deserialize, Serialize};
 use super::Context;
 use super::candidates::Candidates;
 
+pub use dry::Dry;
+pub use dynamic_temperature::DynamicTemperature;
+pub use mirostat::{Mirostat, MirostatVersion};
+pub use xtc::Xtc;
+
 /// A parameter out of its range.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[error("sampling parameter {field}: found {found}, expected {expected}")]
@@ -119,10 +124,19 @@ steps! {
     frequency_penalty: f32 = 0.0;
     /// Taken from the logit of each token that was generated. 0 is off.
     presence_penalty: f32 = 0.0;
+    /// Makes tokens less likely that would go on a repetition, the more the longer it is ("Don't
+    /// Repeat Yourself", p-e-w 2024, text-generation-webui pull request 5677).
+    dry: Dry = Dry::default();
     /// Added to the logits of these ids.
     logit_bias: BTreeMap<u32, f32> = BTreeMap::new();
     /// Divides the logits; 0 takes the likeliest token, the lowest id among equals. 1 is off.
     temperature: f32 = 1.0;
+    /// Divides the logits by a temperature that grows with the entropy (kalomaze 2023, dynamic
+    /// temperature in koboldcpp). `None` is off.
+    dynamic_temperature: Option<DynamicTemperature> = None;
+    /// Keeps tokens whose logits are at most this many standard deviations below the highest
+    /// (Tang et al. 2024, Top-n-sigma). 0 is off.
+    top_n_sigma: f32 = 0.0;
     /// Keeps the likeliest `top_k` tokens, and those as likely as the last of them. 0 is off.
     top_k: usize = 0;
     /// Keeps the likeliest tokens that together reach this probability (Holtzman et al. 2020,
@@ -134,6 +148,19 @@ steps! {
     /// Keeps the tokens whose surprise is nearest to the expected one and that together reach
     /// this probability (Meister et al. 2023, locally typical sampling). 1 is off.
     typical_p: f32 = 1.0;
+    /// Keeps tokens at least as likely as this times the square of the likeliest's probability
+    /// (Peng Bo 2022, RWKV-LM). 0 is off.
+    top_a: f32 = 0.0;
+    /// Keeps the likeliest tokens up to where the second differences of their sorted
+    /// probabilities reach this fraction of their sum (Phénix and Egan 2019, tail-free
+    /// sampling). 1 is off.
+    tail_free: f32 = 1.0;
+    /// Now and then leaves out the likeliest tokens but one ("Exclude Top Choices", p-e-w 2024,
+    /// text-generation-webui pull request 6335).
+    xtc: Xtc = Xtc::default();
+    /// Holds the text's surprise near a target (Basu et al. 2021, Mirostat), in place of other
+    /// truncation. `None` is off.
+    mirostat: Option<Mirostat> = None;
 }
 
 impl std::fmt::Display for Step {
@@ -188,7 +215,8 @@ impl Params {
     pub fn validate_ids(&self, n_vocab: usize) -> Result<(), Invalid> {
         let mut ids = (self.logit_bias.keys().map(|&id| ("logit_bias", id)))
             .chain(self.eos.iter().map(|&id| ("eos", id)))
-            .chain(self.banned.iter().flatten().map(|&id| ("banned", id)));
+            .chain(self.banned.iter().flatten().map(|&id| ("banned", id)))
+            .chain(self.dry.breakers.iter().map(|&id| ("dry.breakers", id)));
         if let Some((field, id)) = ids.find(|&(_, id)| id as usize >= n_vocab) {
             return Err(Invalid {
                 field,

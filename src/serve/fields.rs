@@ -1,0 +1,550 @@
+//! Every spelling of every field that says how to write, in one table; all protocols read it.
+//!
+//! A field that no line names passes unread. A null or empty value is as good as none. Of two
+//! spellings of one field the one named first counts. Numbers beyond a field's range are
+//! clamped to it; a value of another type is refused.
+
+use std::collections::HashSet;
+
+use serde_json::{Map, Value};
+
+use super::model::Model;
+use super::refusal::Refusal;
+use crate::sampler::{self, DynamicTemperature, Mirostat, MirostatVersion, Params, Step};
+use crate::schedule::{Limits, Request};
+
+/// A JSON object.
+pub type Object = Map<String, Value>;
+
+/// Texts that one request may ask for.
+const MAX_TEXTS: usize = 16;
+/// Likely tokens that one request may ask for at each place.
+const MAX_LOGPROBS: usize = 100;
+/// Stop strings, banned words and biases of one request.
+const MAX_ENTRIES: usize = 1024;
+
+/// What a request says of how to write.
+pub struct Draft<'a> {
+    model: &'a Model,
+    /// How each token is chosen.
+    pub sampling: Params,
+    /// Most new tokens; as many as fit where `None`.
+    pub max_new: Option<usize>,
+    /// The longest text, prompt included.
+    pub context: usize,
+    /// What ends the text.
+    pub stop: Vec<String>,
+    /// The seed; a random one where `None`.
+    pub seed: Option<u64>,
+    /// How many texts.
+    pub n: usize,
+    /// Likely tokens to tell for each place; the drawn one is told even where it is 0.
+    pub logprobs: Option<usize>,
+    /// Whether the answer comes in pieces, where the request says.
+    pub stream: Option<bool>,
+    dry_breakers: Vec<String>,
+    dynamic: Dynamic,
+    /// The version, tau and eta.
+    mirostat: (Option<usize>, f32, f32),
+}
+
+/// What is said of dynamic temperature, in two ways: around the temperature (`range`), or from
+/// `low` to `high`, which counts where `on` says so.
+struct Dynamic {
+    on: Option<bool>,
+    range: f32,
+    low: f32,
+    high: f32,
+    exponent: f32,
+}
+
+/// Sets a field of the draft from a value that is not null, or says what was expected.
+type Set = fn(&mut Draft<'_>, &Value) -> Result<(), &'static str>;
+
+/// The spellings of a field, and what it sets.
+type Field = (&'static [&'static str], Set);
+
+#[rustfmt::skip]
+const FIELDS: &[Field] = &[
+    // How much.
+    (&["max_completion_tokens", "max_tokens", "max_new_tokens", "max_length", "n_predict", "num_predict"],
+        |d, v| { d.max_new = count(v)?; Ok(()) }),
+    (&["min_tokens", "min_new_tokens"],
+        |d, v| { d.sampling.min_new_tokens = count(v)?.unwrap_or(0).min(d.model.n_ctx); Ok(()) }),
+    (&["max_context_length", "truncation_length", "num_ctx"],
+        |d, v| { d.context = count(v)?.filter(|&n| n > 0).unwrap_or(d.context).min(d.model.n_ctx); Ok(()) }),
+    (&["n"],
+        |d, v| {
+            d.n = count(v)?.filter(|n| (1..=MAX_TEXTS).contains(n)).ok_or("a count from 1 to 16")?;
+            Ok(())
+        }),
+    (&["stream"], |d, v| { d.stream = Some(flag(v)?); Ok(()) }),
+    // What ends it.
+    (&["stop", "stop_sequence", "stopping_strings", "stop_sequences"],
+        |d, v| { d.stop = strings(v)?; Ok(()) }),
+    (&["ignore_eos", "ban_eos_token", "use_default_badwordsids"],
+        |d, v| { d.sampling.ignore_eos |= flag(v)?; Ok(()) }),
+    // What is told.
+    (&["n_probs", "top_logprobs"],
+        |d, v| { d.logprobs = count(v)?.filter(|&n| n > 0).map(|n| n.min(MAX_LOGPROBS)).or(d.logprobs); Ok(()) }),
+    (&["logprobs"],
+        |d, v| {
+            d.logprobs = match v {
+                Value::Bool(false) => None,
+                Value::Bool(true) => d.logprobs.or(Some(0)),
+                v => count(v)?.map(|n| n.min(MAX_LOGPROBS)),
+            };
+            Ok(())
+        }),
+    // The draw.
+    (&["seed", "sampler_seed"], |d, v| { d.seed = seed(v)?; Ok(()) }),
+    // Penalties.
+    (&["rep_pen", "repetition_penalty", "repeat_penalty"],
+        |d, v| set(&mut d.sampling.repetition_penalty, v, 0.01, 100.0)),
+    (&["rep_pen_range", "repetition_penalty_range", "repeat_last_n"],
+        |d, v| { d.sampling.repetition_window = count(v)?; Ok(()) }),
+    (&["presence_penalty"], |d, v| set(&mut d.sampling.presence_penalty, v, -100.0, 100.0)),
+    (&["frequency_penalty"], |d, v| set(&mut d.sampling.frequency_penalty, v, -100.0, 100.0)),
+    (&["logit_bias"], biases),
+    (&["banned_tokens", "custom_token_bans", "banned_strings"], bans),
+    // The chain.
+    (&["temperature", "temp"], |d, v| set(&mut d.sampling.temperature, v, 0.0, 100.0)),
+    (&["top_k"], |d, v| { d.sampling.top_k = count(v)?.unwrap_or(0); Ok(()) }),
+    (&["top_p"], |d, v| set(&mut d.sampling.top_p, v, 0.0, 1.0)),
+    (&["min_p"], |d, v| set(&mut d.sampling.min_p, v, 0.0, 1.0)),
+    (&["typical", "typical_p", "typ_p"], |d, v| set(&mut d.sampling.typical_p, v, 0.0, 1.0)),
+    (&["top_a"], |d, v| set(&mut d.sampling.top_a, v, 0.0, 1.0)),
+    (&["tfs", "tfs_z"], |d, v| set(&mut d.sampling.tail_free, v, 0.0, 1.0)),
+    (&["nsigma", "top_n_sigma"], |d, v| set(&mut d.sampling.top_n_sigma, v, 0.0, 100.0)),
+    (&["xtc_probability"], |d, v| set(&mut d.sampling.xtc.probability, v, 0.0, 1.0)),
+    (&["xtc_threshold"], |d, v| set(&mut d.sampling.xtc.threshold, v, 0.0, 1.0)),
+    (&["dry_multiplier"], |d, v| set(&mut d.sampling.dry.multiplier, v, 0.0, 100.0)),
+    (&["dry_base"], |d, v| set(&mut d.sampling.dry.base, v, 1.0, 10.0)),
+    (&["dry_allowed_length"],
+        |d, v| { d.sampling.dry.allowed_length = count(v)?.unwrap_or(2).max(1); Ok(()) }),
+    (&["dry_penalty_last_n", "dry_range"],
+        |d, v| { d.sampling.dry.window = count(v)?; Ok(()) }),
+    (&["dry_sequence_breakers"], |d, v| { d.dry_breakers = breakers(v)?; Ok(()) }),
+    (&["dynamic_temperature"], |d, v| { d.dynamic.on = Some(flag(v)?); Ok(()) }),
+    (&["dynatemp_range"], |d, v| set(&mut d.dynamic.range, v, 0.0, 100.0)),
+    (&["dynatemp_low"], |d, v| set(&mut d.dynamic.low, v, 0.0, 100.0)),
+    (&["dynatemp_high"], |d, v| set(&mut d.dynamic.high, v, 0.0, 100.0)),
+    (&["dynatemp_exponent"], |d, v| set(&mut d.dynamic.exponent, v, 0.0, 100.0)),
+    (&["mirostat", "mirostat_mode"], |d, v| { d.mirostat.0 = count(v)?; Ok(()) }),
+    (&["mirostat_tau"], |d, v| set(&mut d.mirostat.1, v, 0.01, 100.0)),
+    (&["mirostat_eta"], |d, v| set(&mut d.mirostat.2, v, 0.0, 10.0)),
+    // The order, last: it may look at what is on.
+    (&["sampler_order"], kobold_order),
+    (&["samplers", "sampler_priority"], named_order),
+];
+
+/// Fields that ask for constrained output, which there is none of yet; what does not constrain
+/// passes.
+const CONSTRAINTS: &[&str] = &[
+    "grammar",
+    "grammar_string",
+    "json_schema",
+    "response_format",
+    "format",
+];
+
+impl<'a> Draft<'a> {
+    /// Reads `bodies`, the later ones before the earlier. `max_new`: how many new tokens where
+    /// they do not say.
+    ///
+    /// # Errors
+    /// The first field whose value is of a wrong type.
+    pub fn read(
+        model: &'a Model,
+        bodies: &[&Object],
+        max_new: Option<usize>,
+    ) -> Result<Self, Refusal> {
+        let mut draft = Draft {
+            model,
+            sampling: model.sampling.clone(),
+            max_new,
+            context: model.n_ctx,
+            stop: Vec::new(),
+            seed: None,
+            n: 1,
+            logprobs: None,
+            stream: None,
+            dry_breakers: ["\n", ":", "\"", "*"].map(String::from).to_vec(),
+            dynamic: Dynamic {
+                on: None,
+                range: 0.0,
+                low: 1.0,
+                high: 1.0,
+                exponent: 1.0,
+            },
+            // The defaults of llama.cpp.
+            mirostat: (None, 5.0, 0.1),
+        };
+        let value = |name: &str| {
+            let mut values = bodies.iter().rev().filter_map(|body| body.get(name));
+            values.find(|value| !is_nothing(value))
+        };
+        for (names, set) in FIELDS {
+            let Some((name, value)) = names.iter().find_map(|n| Some((n, value(n)?))) else {
+                continue;
+            };
+            set(&mut draft, value).map_err(|expected| wrong(name, value, expected))?;
+        }
+        for name in CONSTRAINTS {
+            if let Some(value) = value(name)
+                && value.get("type").and_then(Value::as_str) != Some("text")
+            {
+                return Err(Refusal::Invalid(format!(
+                    "{name}: this server does not constrain its output; leave the field out"
+                )));
+            }
+        }
+        draft.settle();
+        Ok(draft)
+    }
+
+    /// What several fields say together.
+    fn settle(&mut self) {
+        let sampling = &mut self.sampling;
+        if sampling.dry.multiplier > 0.0 {
+            let tokens = (self.dry_breakers.iter()).flat_map(|text| self.model.tokens_with(text));
+            sampling.dry.breakers = tokens.collect();
+        }
+        let dynamic = &self.dynamic;
+        let bounds = match dynamic.on {
+            Some(true) => Some((dynamic.low, dynamic.high)),
+            Some(false) => None,
+            None => (dynamic.range > 0.0).then(|| {
+                let middle = sampling.temperature;
+                (middle - dynamic.range, middle + dynamic.range)
+            }),
+        };
+        if let Some((low, high)) = bounds {
+            sampling.dynamic_temperature = Some(DynamicTemperature {
+                low: low.clamp(0.01, 100.0),
+                high: high.clamp(0.01, 100.0),
+                exponent: dynamic.exponent,
+            });
+            // In place of the other.
+            sampling
+                .order
+                .retain(|step| *step != Step::dynamic_temperature);
+            for step in &mut sampling.order {
+                if *step == Step::temperature {
+                    *step = Step::dynamic_temperature;
+                }
+            }
+        }
+        let (version, target, rate) = self.mirostat;
+        let version = match version {
+            Some(1) => MirostatVersion::Zipf,
+            Some(2) => MirostatVersion::Bound,
+            _ => return,
+        };
+        sampling.mirostat = Some(Mirostat {
+            version,
+            target,
+            rate,
+        });
+        // In place of all other truncation.
+        let heat = match sampling.dynamic_temperature {
+            Some(_) => Step::dynamic_temperature,
+            None => Step::temperature,
+        };
+        sampling.order = (PENALTIES.iter().copied())
+            .chain([heat, Step::mirostat])
+            .collect();
+    }
+
+    /// Tokens of the longest prompt that leaves room for the answer. (An answer may take up to
+    /// half the context before it costs memory of what was said.)
+    pub fn prompt_room(&self) -> usize {
+        let answer = self.max_new.unwrap_or(self.context / 4);
+        (self.context - answer.min(self.context / 2)).max(1)
+    }
+
+    /// Cuts the beginning of a prompt that is too long, but for a first bos and for `kept`
+    /// tokens after it; says whether it did.
+    pub fn fit(&self, prompt: &mut Vec<u32>, kept: usize) -> bool {
+        let (len, room) = (prompt.len(), self.prompt_room());
+        if len <= room {
+            return false;
+        }
+        let bos = usize::from(prompt.first().copied() == self.model.tokenizer.bos());
+        let kept = (bos + kept).min(room.saturating_sub(1));
+        prompt.drain(kept..kept + len - room);
+        true
+    }
+
+    /// The requests: `n` texts of `prompt`, which [`fit`](Draft::fit) has cut, with a seed each.
+    /// Gives the first seed too.
+    pub fn requests(&self, prompt: Vec<u32>) -> Result<(Vec<Request>, u64), Refusal> {
+        self.sampling.validate().map_err(invalid)?;
+        self.sampling
+            .validate_ids(self.model.n_vocab)
+            .map_err(invalid)?;
+        // The last token is written without being read.
+        let room = self.context.saturating_add(1).saturating_sub(prompt.len());
+        let seed = self.seed.unwrap_or_else(sampler::random_seed);
+        let request = Request {
+            prompt,
+            sampling: self.sampling.clone(),
+            limits: Limits {
+                max_new: Some(self.max_new.unwrap_or(room).min(room)),
+                max_length: None,
+            },
+            stop: self.stop.clone(),
+            logprobs: self.logprobs,
+            ..Request::default()
+        };
+        let requests = (0..self.n as u64).map(|i| Request {
+            seed: seed.wrapping_add(i),
+            ..request.clone()
+        });
+        Ok((requests.collect(), seed))
+    }
+}
+
+fn invalid(error: sampler::Invalid) -> Refusal {
+    Refusal::Invalid(error.to_string())
+}
+
+/// The refusal of `name` with a value of a wrong type.
+pub fn wrong(name: &str, found: &Value, expected: &str) -> Refusal {
+    let mut found = found.to_string();
+    if found.chars().count() > 80 {
+        found = found.chars().take(80).chain("...".chars()).collect();
+    }
+    Refusal::Invalid(format!("{name}: found {found}, expected {expected}"))
+}
+
+/// Whether clients write it for a field that they do not mean.
+fn is_nothing(value: &Value) -> bool {
+    match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(list) => list.is_empty(),
+        Value::Object(map) => map.is_empty(),
+        _ => false,
+    }
+}
+
+fn number(value: &Value) -> Result<f64, &'static str> {
+    let number = match value {
+        Value::Number(number) => number.as_f64(),
+        Value::String(text) => text.trim().parse().ok(),
+        _ => None,
+    };
+    number.filter(|n| !n.is_nan()).ok_or("a number")
+}
+
+fn set(field: &mut f32, value: &Value, min: f64, max: f64) -> Result<(), &'static str> {
+    *field = number(value)?.clamp(min, max) as f32;
+    Ok(())
+}
+
+/// A count; `None` for a negative number, which means no limit.
+fn count(value: &Value) -> Result<Option<usize>, &'static str> {
+    let number = number(value)?;
+    // A cast saturates; no count of ours is near 2^32.
+    Ok((number >= 0.0).then(|| number.min(f64::from(u32::MAX)) as usize))
+}
+
+fn seed(value: &Value) -> Result<Option<u64>, &'static str> {
+    match value.as_u64() {
+        Some(seed) => Ok(Some(seed)),
+        None => Ok(count(value)?.map(|n| n as u64)),
+    }
+}
+
+fn flag(value: &Value) -> Result<bool, &'static str> {
+    match value {
+        Value::Bool(flag) => Ok(*flag),
+        Value::Number(_) => Ok(number(value)? != 0.0),
+        Value::String(text) if text == "true" || text == "false" => Ok(text == "true"),
+        _ => Err("true or false"),
+    }
+}
+
+/// A string or several; empty ones count for nothing.
+fn strings(value: &Value) -> Result<Vec<String>, &'static str> {
+    const EXPECTED: &str = "a string, or at most 1024 of them";
+    let list = match value {
+        Value::String(text) => vec![text.clone()],
+        Value::Array(list) => (list.iter())
+            .map(|item| item.as_str().map(str::to_string))
+            .collect::<Option<_>>()
+            .ok_or(EXPECTED)?,
+        _ => return Err(EXPECTED),
+    };
+    let list: Vec<String> = list.into_iter().filter(|text| !text.is_empty()).collect();
+    match list.len() <= MAX_ENTRIES {
+        true => Ok(list),
+        false => Err(EXPECTED),
+    }
+}
+
+/// `{"id": bias}` or `[[id or text, bias or false]]`; false bans.
+fn biases(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
+    const EXPECTED: &str = "biases by token id, at most 1024";
+    let pairs: Vec<(Value, &Value)> = match value {
+        Value::Object(map) => (map.iter())
+            .map(|(id, bias)| (Value::String(id.clone()), bias))
+            .collect(),
+        Value::Array(list) => (list.iter())
+            .map(|pair| match pair.as_array().map(Vec::as_slice) {
+                Some([token, bias]) => Ok((token.clone(), bias)),
+                _ => Err(EXPECTED),
+            })
+            .collect::<Result<_, _>>()?,
+        _ => return Err(EXPECTED),
+    };
+    if pairs.len() > MAX_ENTRIES {
+        return Err(EXPECTED);
+    }
+    for (token, bias) in pairs {
+        let ids = match &token {
+            Value::String(text) => match text.trim().parse() {
+                Ok(id) => vec![id],
+                Err(_) => draft.model.word_ids(text),
+            },
+            token => vec![id(token).ok_or(EXPECTED)?],
+        };
+        for id in ids {
+            match bias {
+                Value::Bool(false) => draft.sampling.banned.push(vec![id]),
+                bias => {
+                    let mut value = 0.0;
+                    set(&mut value, bias, -100.0, 100.0)?;
+                    draft.sampling.logit_bias.insert(id, value);
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+fn id(value: &Value) -> Option<u32> {
+    value.as_u64().and_then(|id| u32::try_from(id).ok())
+}
+
+/// Texts or ids that are never written: a list of either, or ids joined by commas.
+fn bans(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
+    const EXPECTED: &str = "texts or token ids, at most 1024";
+    let list = match value {
+        Value::Array(list) => list.clone(),
+        Value::String(text) => (text.split(','))
+            .map(|id| id.trim().parse::<u32>().map(Value::from))
+            .collect::<Result<_, _>>()
+            .map_err(|_| EXPECTED)?,
+        _ => return Err(EXPECTED),
+    };
+    if list.len() > MAX_ENTRIES {
+        return Err(EXPECTED);
+    }
+    for item in &list {
+        let word = match item {
+            Value::String(text) => draft.model.word_ids(text),
+            item => vec![id(item).ok_or(EXPECTED)?],
+        };
+        if !word.is_empty() {
+            draft.sampling.banned.push(word);
+        }
+    }
+    Ok(())
+}
+
+/// Strings, or JSON of a list of them.
+fn breakers(value: &Value) -> Result<Vec<String>, &'static str> {
+    let list = match value {
+        Value::String(text) => serde_json::from_str(text).unwrap_or_else(|_| value.clone()),
+        _ => value.clone(),
+    };
+    strings(&list)
+}
+
+/// What only makes tokens more or less likely, before anything is left out.
+const PENALTIES: [Step; 5] = [
+    Step::repetition_penalty,
+    Step::frequency_penalty,
+    Step::presence_penalty,
+    Step::dry,
+    Step::logit_bias,
+];
+
+/// The names that clients give steps in `samplers` and `sampler_priority`, and the steps.
+const STEP_NAMES: &[(&[&str], &[Step])] = &[
+    (
+        &["penalties", "repetition_penalty"],
+        &[
+            Step::repetition_penalty,
+            Step::frequency_penalty,
+            Step::presence_penalty,
+        ],
+    ),
+    (&["temperature", "temp"], &[Step::temperature]),
+    (&["top_k", "k"], &[Step::top_k]),
+    (&["top_p", "p"], &[Step::top_p]),
+    (&["min_p", "m"], &[Step::min_p]),
+    (&["typical_p", "typ_p", "typical", "y"], &[Step::typical_p]),
+    (&["dry", "d"], &[Step::dry]),
+    (&["top_a"], &[Step::top_a]),
+    (&["tfs", "tfs_z", "f"], &[Step::tail_free]),
+    (&["top_n_sigma", "nsigma"], &[Step::top_n_sigma]),
+    (&["xtc", "x"], &[Step::xtc]),
+];
+
+/// Names of steps; unknown ones are passed over.
+fn named_order(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
+    let names = strings(value)?;
+    let steps = (names.iter()).filter_map(|name| {
+        let line = STEP_NAMES
+            .iter()
+            .find(|(names, _)| names.contains(&name.as_str()));
+        line.map(|(_, steps)| *steps)
+    });
+    draft.sampling.order = order(steps.flatten().copied());
+    Ok(())
+}
+
+/// KoboldAI's numbers of steps.
+fn kobold_order(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
+    const EXPECTED: &str = "numbers from 0 to 6";
+    let numbers = value.as_array().ok_or(EXPECTED)?;
+    let mut steps: Vec<Step> = Vec::new();
+    for number in numbers {
+        steps.extend(match number.as_u64().ok_or(EXPECTED)? {
+            0 => &[Step::top_k][..],
+            2 => &[Step::top_p, Step::min_p],
+            4 => &[Step::typical_p],
+            5 => &[Step::temperature],
+            6 => &[
+                Step::repetition_penalty,
+                Step::frequency_penalty,
+                Step::presence_penalty,
+            ],
+            1 => &[Step::top_a],
+            3 => &[Step::tail_free],
+            _ => return Err(EXPECTED),
+        });
+    }
+    draft.sampling.order = order(steps.into_iter());
+    Ok(())
+}
+
+/// `named` in their order, each once; what they do not name keeps its place in the default
+/// order: penalties and bias before, the others after.
+fn order(named: impl Iterator<Item = Step>) -> Vec<Step> {
+    let mut seen = HashSet::new();
+    let named: Vec<Step> = named.filter(|&step| seen.insert(step)).collect();
+    let rest = || {
+        Step::ALL
+            .iter()
+            .filter(|step| !seen.contains(step))
+            .copied()
+    };
+    let first = |step: &Step| PENALTIES.contains(step);
+    (rest().filter(first).chain(named))
+        .chain(rest().filter(|step| !first(step)))
+        .collect()
+}

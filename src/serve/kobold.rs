@@ -1,0 +1,183 @@
+//! KoboldAI's API and KoboldCpp's additions to it.
+//!
+//! <https://lite.koboldai.net/koboldcpp_api>
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::answer::{Frame, Framing};
+use super::common::{Asked, ask, finish_reason, object, text};
+use super::fields::{Draft, Object};
+use super::model::Model;
+use super::refusal::{Dialect, Refusal};
+use super::state::Server;
+use super::worker::News;
+
+/// The versions whose fields this server understands; clients hide what older ones lacked.
+const KOBOLD_AI: &str = "1.2.5";
+const KOBOLD_CPP: &str = "1.74.0";
+
+/// The endpoints.
+pub fn routes() -> Router<Arc<Server>> {
+    let mut router = Router::new();
+    for base in ["/api/v1", "/api/latest"] {
+        router = router
+            .route(&format!("{base}/model"), get(model))
+            .route(&format!("{base}/info/version"), get(version))
+            .route(&format!("{base}/config/max_context_length"), get(context))
+            .route(&format!("{base}/config/max_length"), get(length))
+            .route(
+                &format!("{base}/config/soft_prompts_list"),
+                get(soft_prompts),
+            )
+            .route(&format!("{base}/generate"), post(generate));
+    }
+    router
+        .route("/api/extra/version", get(extra_version))
+        .route("/api/extra/true_max_context_length", get(context))
+        .route("/api/extra/preloadstory", get(preload))
+        .route("/api/extra/perf", get(perf))
+        .route("/api/extra/generate/stream", post(stream))
+        .route("/api/extra/generate/check", get(check).post(check))
+        .route("/api/extra/abort", post(abort))
+        .route("/api/extra/tokencount", post(count))
+        .route("/api/extra/last_logprobs", get(logprobs).post(logprobs))
+}
+
+async fn model(State(server): State<Arc<Server>>) -> Result<Json<Value>, Refusal> {
+    Ok(Json(
+        json!({"result": format!("katari/{}", server.model()?.name)}),
+    ))
+}
+
+async fn version() -> Json<Value> {
+    Json(json!({"result": KOBOLD_AI}))
+}
+
+async fn extra_version() -> Json<Value> {
+    Json(json!({
+        "result": "KoboldCpp", "version": KOBOLD_CPP, "protected": false, "llm": true,
+        "txt2img": false, "vision": false, "audio": false, "transcribe": false,
+        "multiplayer": false, "websearch": false, "tts": false, "embeddings": false,
+        "savedata": false, "admin": 0,
+    }))
+}
+
+async fn context(State(server): State<Arc<Server>>) -> Result<Json<Value>, Refusal> {
+    Ok(Json(json!({"value": server.model()?.n_ctx})))
+}
+
+async fn length(State(server): State<Arc<Server>>) -> Result<Json<Value>, Refusal> {
+    Ok(Json(json!({"value": server.model()?.text_len()})))
+}
+
+async fn soft_prompts() -> Json<Value> {
+    Json(json!({"values": []}))
+}
+
+async fn preload() -> Json<Value> {
+    Json(json!({}))
+}
+
+async fn logprobs() -> Json<Value> {
+    Json(json!({"logprobs": null}))
+}
+
+async fn perf(State(server): State<Arc<Server>>) -> Result<Json<Value>, Refusal> {
+    let slots = server.worker()?.slots();
+    let idle = slots.iter().all(|slot| !slot.busy);
+    let load =
+        |counter: &std::sync::atomic::AtomicU64| counter.load(std::sync::atomic::Ordering::Relaxed);
+    Ok(Json(json!({
+        "total_gens": load(&server.metrics.requests_total),
+        "queue": load(&server.metrics.requests_waiting),
+        "idle": u8::from(idle),
+        "uptime": server.since.elapsed().as_secs(),
+        "stop_reason": 1, "last_process": 0, "last_eval": 0, "last_token_count": 0,
+    })))
+}
+
+async fn count(State(server): State<Arc<Server>>, body: Body) -> Result<Json<Value>, Refusal> {
+    let body = object(&server, body).await?;
+    let model = server.model()?;
+    let prompt = text(&body, "prompt")?.unwrap_or("");
+    let ids = tokio::task::block_in_place(|| model.tokenizer.prompt_ids(prompt));
+    Ok(Json(json!({"value": ids.len(), "ids": ids})))
+}
+
+/// The key of a text that may be looked at or aborted: KoboldCpp's clients make one up.
+fn key(body: &Object) -> &str {
+    body.get("genkey").and_then(Value::as_str).unwrap_or("")
+}
+
+async fn check(State(server): State<Arc<Server>>, body: Body) -> Result<Json<Value>, Refusal> {
+    let body = object(&server, body).await?;
+    let text = server.running.text(key(&body)).unwrap_or_default();
+    Ok(Json(json!({"results": [{"text": text}]})))
+}
+
+async fn abort(State(server): State<Arc<Server>>, body: Body) -> Result<Json<Value>, Refusal> {
+    let body = object(&server, body).await?;
+    let n = server.running.abort(key(&body));
+    Ok(Json(json!({"success": n > 0, "done": n > 0})))
+}
+
+/// Asks for what `body` says: `memory` goes before the prompt and stays when it is cut.
+fn begin(server: &Server, model: &Model, body: &Object) -> Result<Asked, Refusal> {
+    let draft = Draft::read(model, &[body], Some(model.text_len()))?;
+    let memory = text(body, "memory")?.unwrap_or("");
+    let prompt = text(body, "prompt")?.unwrap_or("");
+    let (ids, kept) = tokio::task::block_in_place(|| {
+        let kept = match memory.is_empty() {
+            true => 0,
+            false => model.tokenizer.prompt_ids(memory).len(),
+        };
+        model
+            .prompt_ids(&format!("{memory}{prompt}"))
+            .map(|ids| (ids, kept))
+    })?;
+    ask(server, &draft, vec![ids], kept, Some(key(body)))
+}
+
+async fn generate(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
+    let body = object(&server, body).await?;
+    let model = Arc::clone(server.model()?);
+    let asked = begin(&server, &model, &body)?;
+    let results: Vec<Value> = (asked.answers.whole().await?.iter())
+        .map(|whole| {
+            json!({
+                "text": whole.text, "finish_reason": finish_reason(&whole.finish),
+                "prompt_tokens": whole.timings.prompt_tokens,
+                "completion_tokens": whole.timings.generated_tokens,
+            })
+        })
+        .collect();
+    Ok(Json(json!({"results": results})).into_response())
+}
+
+async fn stream(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
+    let mut body = object(&server, body).await?;
+    // Pieces do not say which text they are of.
+    body.remove("n");
+    let model = Arc::clone(server.model()?);
+    let asked = begin(&server, &model, &body)?;
+    let frame = |token: &str, reason: Value| {
+        vec![Frame::Json(
+            json!({"token": token, "finish_reason": reason}),
+        )]
+    };
+    Ok(asked
+        .answers
+        .stream(Framing::NamedEvents, move |news| match news {
+            Some((_, News::Text(text, _))) => frame(&text, Value::Null),
+            Some((_, News::Done(finish, _))) => frame("", finish_reason(&finish).into()),
+            Some((_, News::Failed(refusal))) => vec![Frame::Json(Dialect::Kobold.error(&refusal))],
+            None => Vec::new(),
+        }))
+}

@@ -1,0 +1,267 @@
+//! llama.cpp's own endpoints, as its server has them.
+//!
+//! <https://github.com/ggml-org/llama.cpp/blob/master/tools/server/README.md>
+
+use std::sync::Arc;
+
+use axum::body::Body;
+use axum::extract::State;
+use axum::http::header;
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde_json::{Value, json};
+
+use super::answer::{Frame, Framing};
+use super::common::{self, Prompt, ask, object, text};
+use super::fields::{Draft, wrong};
+use super::model::Model;
+use super::refusal::{Dialect, Refusal};
+use super::state::Server;
+use super::worker::{Drawn, News};
+use crate::schedule::{Finish, Timings};
+use crate::text::SpecialTokens;
+
+/// The endpoints.
+pub fn routes() -> Router<Arc<Server>> {
+    Router::new()
+        .route("/health", get(health))
+        .route("/v1/health", get(health))
+        .route("/metrics", get(metrics))
+        .route("/props", get(props))
+        .route("/slots", get(slots))
+        .route("/tokenize", post(tokenize))
+        .route("/detokenize", post(detokenize))
+        .route("/apply-template", post(apply_template))
+        .route("/completion", post(completion))
+        .route("/completions", post(completion))
+}
+
+/// 200 when texts can be asked for, 503 before the model is loaded and while the server ends.
+async fn health(State(server): State<Arc<Server>>) -> Result<Response, Refusal> {
+    server.worker()?;
+    Ok(Json(json!({"status": "ok"})).into_response())
+}
+
+async fn metrics(State(server): State<Arc<Server>>) -> Response {
+    let kind = [(
+        header::CONTENT_TYPE,
+        "text/plain; version=0.0.4; charset=utf-8",
+    )];
+    (kind, server.metrics.render()).into_response()
+}
+
+async fn props(State(server): State<Arc<Server>>) -> Result<Response, Refusal> {
+    let model = server.model()?;
+    let draft = Draft::read(model, &[], None)?;
+    let mut settings = settings(&draft, draft.seed.map_or(-1, |seed| seed as i64));
+    settings["n_ctx"] = model.n_ctx.into();
+    let props = json!({
+        "default_generation_settings": {"n_ctx": model.n_ctx, "params": settings},
+        "total_slots": server.n_slots,
+        "model_path": model.name,
+        "chat_template": model.template_source(),
+        "bos_token": piece(model, model.tokenizer.bos()),
+        "eos_token": piece(model, model.tokenizer.eos()),
+        "modalities": {"vision": false, "audio": false},
+        "build_info": concat!("katari ", env!("CARGO_PKG_VERSION")),
+    });
+    Ok(Json(props).into_response())
+}
+
+fn piece(model: &Model, id: Option<u32>) -> &str {
+    id.map_or("", |id| model.tokenizer.piece(id))
+}
+
+async fn slots(State(server): State<Arc<Server>>) -> Result<Response, Refusal> {
+    let n_ctx = server.model()?.n_ctx;
+    let slots = server.worker()?.slots();
+    let slots: Vec<Value> = (slots.iter().enumerate())
+        .map(|(id, slot)| {
+            json!({
+                "id": id, "n_ctx": n_ctx, "is_processing": slot.busy, "n_tokens": slot.n_tokens,
+            })
+        })
+        .collect();
+    Ok(Json(slots).into_response())
+}
+
+async fn tokenize(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
+    let body = object(&server, body).await?;
+    let model = server.model()?;
+    let content = text(&body, "content")?.unwrap_or("");
+    let with_bos = body.get("add_special") == Some(&Value::Bool(true));
+    let ids = tokio::task::block_in_place(|| match with_bos {
+        true => model.tokenizer.prompt_ids(content),
+        false => (model.tokenizer).ids_of_lines(content, SpecialTokens::Reference),
+    });
+    let tokens: Vec<Value> = match body.get("with_pieces") == Some(&Value::Bool(true)) {
+        true => (ids.iter())
+            .map(|&id| json!({"id": id, "piece": model.tokenizer.token_text(id)}))
+            .collect(),
+        false => ids.into_iter().map(Value::from).collect(),
+    };
+    Ok(Json(json!({"tokens": tokens})).into_response())
+}
+
+async fn detokenize(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
+    let body = object(&server, body).await?;
+    let model = server.model()?;
+    let tokens = body.get("tokens").unwrap_or(&Value::Null);
+    let ids: Option<Vec<u32>> = tokens.as_array().and_then(|list| {
+        (list.iter())
+            .map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()))
+            .collect()
+    });
+    let ids = ids.ok_or_else(|| wrong("tokens", tokens, "a list of token ids"))?;
+    Ok(Json(json!({"content": model.tokenizer.text_of_lines(&ids)})).into_response())
+}
+
+async fn apply_template(
+    State(server): State<Arc<Server>>,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let body = object(&server, body).await?;
+    let model = server.model()?;
+    let messages = common::messages(&body)?;
+    let prompt = tokio::task::block_in_place(|| model.chat_text(&messages))?;
+    Ok(Json(json!({"prompt": prompt})).into_response())
+}
+
+/// The settings that a text was written with, in llama.cpp's words.
+fn settings(draft: &Draft<'_>, seed: impl Into<Value>) -> Value {
+    let p = &draft.sampling;
+    let steps: Vec<&str> = p.order.iter().map(|step| step.name()).collect();
+    json!({
+        "seed": seed.into(), "temperature": p.temperature, "top_k": p.top_k, "top_p": p.top_p,
+        "min_p": p.min_p, "typical_p": p.typical_p,
+        "repeat_last_n": p.repetition_window.map_or(-1, |n| n as i64),
+        "repeat_penalty": p.repetition_penalty, "presence_penalty": p.presence_penalty,
+        "frequency_penalty": p.frequency_penalty, "stop": draft.stop,
+        "n_predict": draft.max_new.map_or(-1, |n| n as i64), "ignore_eos": p.ignore_eos,
+        "n_probs": draft.logprobs.unwrap_or(0), "samplers": steps,
+    })
+}
+
+/// How fast it went, in milliseconds.
+fn timings(took: &Timings) -> Value {
+    let rate = |n: usize, ms: f64| if ms > 0.0 { 1e3 * n as f64 / ms } else { 0.0 };
+    let each = |n: usize, ms: f64| if n > 0 { ms / n as f64 } else { 0.0 };
+    let prompt_n = took.prompt_tokens.saturating_sub(took.cached_tokens);
+    let prompt_ms = took.prompt_time.as_secs_f64() * 1e3;
+    let (predicted_n, predicted_ms) = (
+        took.generated_tokens,
+        took.generation_time.as_secs_f64() * 1e3,
+    );
+    json!({
+        "cache_n": took.cached_tokens,
+        "prompt_n": prompt_n, "prompt_ms": prompt_ms,
+        "prompt_per_token_ms": each(prompt_n, prompt_ms),
+        "prompt_per_second": rate(prompt_n, prompt_ms),
+        "predicted_n": predicted_n, "predicted_ms": predicted_ms,
+        "predicted_per_token_ms": each(predicted_n, predicted_ms),
+        "predicted_per_second": rate(predicted_n, predicted_ms),
+    })
+}
+
+fn probabilities(model: &Model, tokens: &[Drawn]) -> Vec<Value> {
+    let one = |id: u32, logprob: f32| {
+        let text = model.tokenizer.token_text(id);
+        json!({"id": id, "token": text, "bytes": text.as_bytes(), "logprob": logprob})
+    };
+    (tokens.iter())
+        .filter_map(|token| {
+            let logprobs = token.logprobs.as_ref()?;
+            let mut entry = one(token.id, logprobs.drawn);
+            let top = logprobs.top.iter().map(|&(id, logprob)| one(id, logprob));
+            entry["top_logprobs"] = top.collect();
+            Some(entry)
+        })
+        .collect()
+}
+
+fn stop_type(finish: &Finish) -> &'static str {
+    match finish {
+        Finish::Eos => "eos",
+        Finish::Stop(_) => "word",
+        Finish::Length | Finish::Context => "limit",
+        Finish::NothingToDraw | Finish::Cancelled => "none",
+    }
+}
+
+async fn completion(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
+    let body = object(&server, body).await?;
+    let model = Arc::clone(server.model()?);
+    let mut draft = Draft::read(&model, &[&body], Some(model.text_len()))?;
+    draft.n = 1;
+    let mut prompts = Prompt::read(body.get("prompt"))?;
+    let (Some(prompt), true) = (prompts.pop(), prompts.is_empty()) else {
+        return Err(Refusal::Invalid(
+            "prompt: found several, expected one".into(),
+        ));
+    };
+    let shown = match &prompt {
+        Prompt::Text(text) => text.clone(),
+        Prompt::Ids(ids) => model.tokenizer.text_of_lines(ids),
+    };
+    let kept = body.get("n_keep").and_then(Value::as_u64);
+    let kept = kept.map_or(0, |n| usize::try_from(n).unwrap_or(usize::MAX));
+    let ids = tokio::task::block_in_place(|| prompt.ids(&model))?;
+    let asked = ask(&server, &draft, vec![ids], kept.min(model.n_ctx), None)?;
+
+    let settings = settings(&draft, asked.seed);
+    let (prompt_tokens, truncated) = (asked.prompt_tokens, asked.truncated);
+    let last = {
+        let model = Arc::clone(&model);
+        move |content: &str, whole: &str, finish: &Finish, took: &Timings| {
+            json!({
+                "index": 0, "content": content, "tokens": [], "id_slot": -1, "stop": true,
+                "model": model.name, "tokens_predicted": took.generated_tokens,
+                "tokens_evaluated": prompt_tokens, "generation_settings": settings,
+                "prompt": shown, "has_new_line": whole.contains('\n'), "truncated": truncated,
+                "stop_type": stop_type(finish), "stopping_word": match finish {
+                    Finish::Stop(word) => word.as_str(),
+                    _ => "",
+                },
+                "tokens_cached": took.prompt_tokens + took.generated_tokens,
+                "timings": timings(took),
+            })
+        }
+    };
+    if draft.stream != Some(true) {
+        let wholes = asked.answers.whole().await?;
+        let whole = wholes.first().ok_or_else(super::worker::gone)?;
+        let mut answer = last(&whole.text, &whole.text, &whole.finish, &whole.timings);
+        answer["tokens"] = whole.tokens.iter().map(|token| token.id).collect();
+        if draft.logprobs.is_some() {
+            answer["completion_probabilities"] = probabilities(&model, &whole.tokens).into();
+        }
+        return Ok(Json(answer).into_response());
+    }
+    let with_probabilities = draft.logprobs.is_some();
+    let (mut whole, mut n_tokens) = (String::new(), 0);
+    Ok(asked
+        .answers
+        .stream(Framing::Events, move |news| match news {
+            Some((_, News::Text(text, tokens))) => {
+                whole.push_str(&text);
+                n_tokens += tokens.len();
+                let mut piece = json!({
+                    "index": 0, "content": text, "stop": false, "id_slot": -1,
+                    "tokens": tokens.iter().map(|token| token.id).collect::<Vec<_>>(),
+                    "tokens_predicted": n_tokens, "tokens_evaluated": prompt_tokens,
+                });
+                if with_probabilities {
+                    piece["completion_probabilities"] = probabilities(&model, &tokens).into();
+                }
+                vec![Frame::Json(piece)]
+            }
+            Some((_, News::Done(finish, took))) => {
+                vec![Frame::Json(last("", &whole, &finish, &took))]
+            }
+            Some((_, News::Failed(refusal))) => {
+                vec![Frame::Json(Dialect::Llama.error(&refusal))]
+            }
+            None => Vec::new(),
+        }))
+}

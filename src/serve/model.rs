@@ -1,0 +1,168 @@
+//! The model as the protocols see it: everything but the engine, which is the worker's.
+
+use std::sync::OnceLock;
+
+use crate::sampler::Params;
+use crate::text::{ChatTemplate, Message, SpecialTokens, Tokenizer};
+
+use super::refusal::Refusal;
+
+/// A model that is served.
+#[derive(Debug)]
+pub struct Model {
+    /// What clients call it.
+    pub name: String,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The form of its conversations, where it is made for them.
+    pub chat: Option<Chat>,
+    /// How to choose tokens where a request does not say: the file's card.
+    pub sampling: Params,
+    /// How many tokens to write on where a request does not say: the file's card.
+    pub max_new: Option<usize>,
+    /// The longest a text may grow, prompt included.
+    pub n_ctx: usize,
+    /// What the model was trained with.
+    pub n_ctx_train: usize,
+    /// Rows of the embedding.
+    pub n_vocab: usize,
+    /// Architecture, as the file names it.
+    pub architecture: String,
+    /// The mix of formats, as `q4_k_m`.
+    pub file_type: String,
+    /// Bytes of the file.
+    pub file_bytes: u64,
+    /// Weights and biases.
+    pub n_parameters: u64,
+    /// Width of the hidden state.
+    pub n_embd: usize,
+    texts: OnceLock<Vec<String>>,
+}
+
+/// A chat template and its source.
+#[derive(Debug)]
+pub struct Chat {
+    /// Renders conversations.
+    pub template: ChatTemplate,
+    /// As the file has it; clients look at it.
+    pub source: String,
+}
+
+/// What a [`Model`] is made of beside its tokenizer.
+#[derive(Debug, Clone, Default)]
+#[allow(missing_docs)] // each is the field of its name
+pub struct Facts {
+    pub name: String,
+    pub sampling: Params,
+    pub max_new: Option<usize>,
+    pub n_ctx: usize,
+    pub n_ctx_train: usize,
+    pub n_vocab: usize,
+    pub architecture: String,
+    pub file_type: String,
+    pub file_bytes: u64,
+    pub n_parameters: u64,
+    pub n_embd: usize,
+}
+
+impl Model {
+    /// Puts a model together.
+    pub fn new(tokenizer: Tokenizer, chat: Option<Chat>, facts: Facts) -> Self {
+        Model {
+            tokenizer,
+            chat,
+            name: facts.name,
+            sampling: facts.sampling,
+            max_new: facts.max_new,
+            n_ctx: facts.n_ctx,
+            n_ctx_train: facts.n_ctx_train,
+            n_vocab: facts.n_vocab,
+            architecture: facts.architecture,
+            file_type: facts.file_type,
+            file_bytes: facts.file_bytes,
+            n_parameters: facts.n_parameters,
+            n_embd: facts.n_embd,
+            texts: OnceLock::new(),
+        }
+    }
+
+    /// How many tokens to write on from a text where a request does not say, as `run` has it.
+    pub fn text_len(&self) -> usize {
+        self.max_new.unwrap_or(256)
+    }
+
+    /// The source of the chat template; empty where there is none.
+    pub fn template_source(&self) -> &str {
+        self.chat.as_ref().map_or("", |chat| &chat.source)
+    }
+
+    /// The tokens whose text contains `text`.
+    pub fn tokens_with(&self, text: &str) -> impl Iterator<Item = u32> {
+        let texts = self.texts.get_or_init(|| {
+            (0..self.tokenizer.len() as u32)
+                .map(|id| self.tokenizer.token_text(id))
+                .collect()
+        });
+        let containing = (0..).zip(texts).filter(move |(_, t)| t.contains(text));
+        containing.map(|(id, _)| id)
+    }
+
+    /// The ids of a prompt, which are never none.
+    pub fn prompt_ids(&self, text: &str) -> Result<Vec<u32>, Refusal> {
+        let mut ids = self.tokenizer.prompt_ids(text);
+        if ids.is_empty() {
+            // A text from nothing begins with bos, where the model has one.
+            ids.extend(self.tokenizer.bos());
+        }
+        match ids.is_empty() {
+            true => Err(Refusal::Invalid(
+                "the prompt is empty, and the model has no token that begins a text".into(),
+            )),
+            false => Ok(ids),
+        }
+    }
+
+    /// The ids of words that are never to be written.
+    pub fn word_ids(&self, text: &str) -> Vec<u32> {
+        self.tokenizer.encode(text, SpecialTokens::Parse)
+    }
+
+    /// The conversation as text, with the beginning of the answer.
+    pub fn chat_text(&self, messages: &[Message]) -> Result<String, Refusal> {
+        let chat = self.chat.as_ref().ok_or_else(|| {
+            Refusal::Invalid(
+                "the model has no chat template, so it is not made for conversations; ask for a \
+                 plain completion, or quantize it with --chat-template"
+                    .into(),
+            )
+        })?;
+        (chat.template.render(messages, true)).map_err(|error| Refusal::Invalid(error.to_string()))
+    }
+
+    /// The ids of a conversation. What was said first (but not by `system`) is left out where
+    /// it would not fit `room` tokens; the last message always stays.
+    pub fn chat_ids(&self, messages: &[Message], room: usize) -> Result<Vec<u32>, Refusal> {
+        if messages.is_empty() {
+            return Err(Refusal::Invalid(
+                "messages: found none, expected at least one".into(),
+            ));
+        }
+        let mut said = messages.to_vec();
+        loop {
+            let ids = self.tokenizer.chat_ids(&self.chat_text(&said)?);
+            let first = said.iter().position(|m| m.role != "system");
+            match first {
+                Some(first) if ids.len() > room && first + 1 < said.len() => {
+                    // An answer goes with what it answers.
+                    let next = said[first + 1..].iter().position(|m| m.role == "user");
+                    let end = next.map_or(first + 1, |next| first + 1 + next);
+                    said.drain(first..end);
+                }
+                _ if ids.is_empty() => {
+                    return Err(Refusal::Invalid("the conversation has no text".into()));
+                }
+                _ => return Ok(ids),
+            }
+        }
+    }
+}

@@ -1,0 +1,135 @@
+"""Clients of others against a running server, which has a chat template.
+
+    katari quantize demo --type q8_0 --chat-template rinna -o demo-chat.gguf
+    katari serve demo-chat.gguf --port 8080 &
+    pip install openai ollama koboldapi llm langchain-openai langchain-ollama
+    python tests/clients.py http://127.0.0.1:8080
+
+Each check compares what streams with what comes whole, for one seed.
+"""
+
+import asyncio
+import os
+import subprocess
+import sys
+import tempfile
+
+BASE = sys.argv[1].rstrip("/")
+PROMPT = "昔々、あるところに"
+SAID = [{"role": "user", "content": "こんにちは"}]
+
+
+def check_openai():
+    import openai
+
+    client = openai.OpenAI(base_url=f"{BASE}/v1", api_key="none")
+    model = client.models.list().data[0].id
+    ask = dict(model=model, prompt=PROMPT, max_tokens=20, seed=1)
+    whole = client.completions.create(**ask)
+    pieces = client.completions.create(**ask, stream=True)
+    assert "".join(piece.choices[0].text for piece in pieces) == whole.choices[0].text != ""
+    assert whole.choices[0].finish_reason in ("stop", "length")
+    likely = client.completions.create(**ask, logprobs=2).choices[0].logprobs
+    assert len(likely.tokens) == len(likely.token_logprobs) == len(likely.top_logprobs)
+
+    ask = dict(model=model, messages=SAID, max_completion_tokens=20, seed=1)
+    whole = client.chat.completions.create(**ask)
+    pieces = list(client.chat.completions.create(**ask, stream=True, stream_options={"include_usage": True}))
+    text = "".join(p.choices[0].delta.content or "" for p in pieces if p.choices)
+    assert text == whole.choices[0].message.content
+    assert pieces[-1].choices == []
+    assert pieces[-1].usage.total_tokens == whole.usage.total_tokens
+    try:
+        client.completions.create(model=model, prompt=PROMPT, temperature="hot")
+    except openai.BadRequestError as error:
+        assert "temperature" in error.message
+    else:
+        raise AssertionError("a temperature that is no number was taken")
+
+
+def check_openai_async():
+    import openai
+
+    async def many():
+        client = openai.AsyncOpenAI(base_url=f"{BASE}/v1", api_key="none")
+        ask = dict(model="m", prompt=PROMPT, max_tokens=30)
+        alone = [(await client.completions.create(**ask, seed=i)).choices[0].text for i in range(6)]
+        together = await asyncio.gather(*(client.completions.create(**ask, seed=i) for i in range(6)))
+        assert [answer.choices[0].text for answer in together] == alone
+
+    asyncio.run(many())
+
+
+def check_ollama():
+    import ollama
+
+    client = ollama.Client(host=BASE)
+    model = client.list().models[0].model
+    assert client.show(model).details.format == "gguf"
+    assert client.ps().models[0].model == model
+    ask = dict(model=model, prompt=PROMPT, raw=True, options={"num_predict": 20, "seed": 1})
+    whole = client.generate(**ask)
+    assert "".join(piece.response for piece in client.generate(**ask, stream=True)) == whole.response != ""
+    assert whole.done_reason in ("stop", "length") and whole.eval_count <= 20
+    ask = dict(model=model, messages=SAID, options={"num_predict": 20, "seed": 1})
+    whole = client.chat(**ask)
+    pieces = [piece.message.content for piece in client.chat(**ask, stream=True)]
+    assert "".join(pieces) == whole.message.content
+
+
+def check_koboldapi():
+    from koboldapi import KoboldAPICore
+
+    client = KoboldAPICore(BASE).api_client
+    assert client.get_model()
+    assert client.get_max_context_length() > 0
+    assert client.count_tokens(PROMPT)["count"] > 0
+    assert client.generate(PROMPT, max_length=20)
+
+    async def stream():
+        return "".join([piece async for piece in client.stream_generate(PROMPT, max_length=20)])
+
+    assert asyncio.run(stream())
+    client.abort_generation()
+
+
+def check_langchain():
+    from langchain_ollama import ChatOllama, OllamaLLM
+    from langchain_openai import ChatOpenAI, OpenAI
+
+    common = dict(base_url=f"{BASE}/v1", api_key="none", model="m", seed=1)
+    llm = OpenAI(**common, max_tokens=20)
+    assert llm.invoke(PROMPT) == "".join(llm.stream(PROMPT)) != ""
+    chat = ChatOpenAI(**common, max_tokens=20)
+    assert chat.invoke("こんにちは").content == "".join(p.content for p in chat.stream("こんにちは"))
+    common = dict(base_url=BASE, model="m", num_predict=20, seed=1)
+    llm = OllamaLLM(**common)
+    assert llm.invoke(PROMPT) == "".join(llm.stream(PROMPT))
+    chat = ChatOllama(**common)
+    assert chat.invoke("こんにちは").content == "".join(p.content for p in chat.stream("こんにちは"))
+
+
+def check_llm():
+    with tempfile.TemporaryDirectory() as folder:
+        with open(os.path.join(folder, "extra-openai-models.yaml"), "w") as file:
+            file.write(f"- model_id: katari\n  model_name: katari\n  api_base: {BASE}/v1\n")
+        llm = os.path.join(os.path.dirname(sys.executable), "llm")
+        command = [llm, "-m", "katari", "-o", "max_tokens", "20", "-o", "seed", "1", "こんにちは"]
+        env = dict(os.environ, LLM_USER_PATH=folder)
+        outputs = [
+            subprocess.run(command + more, env=env, capture_output=True, text=True, check=True).stdout
+            for more in ([], ["--no-stream"])
+        ]
+        assert outputs[0] == outputs[1], outputs
+
+
+failed = []
+for name, check in list(globals().items()):
+    if name.startswith("check_"):
+        try:
+            check()
+            print(f"ok      {name[6:]}")
+        except Exception as error:
+            failed.append(name)
+            print(f"FAILED  {name[6:]}: {type(error).__name__}: {error}")
+sys.exit(1 if failed else 0)

@@ -1,0 +1,91 @@
+//! Who may ask.
+
+use serde_json::json;
+
+use super::{PROMPT, Server};
+use crate::support::scratch;
+
+#[test]
+fn other_hosts_and_origins_are_refused_in_each_protocol() {
+    let server = Server::start(&["--cors", "https://lite.koboldai.net"]);
+    for path in ["/v1/models", "/health", "/api/v1/model", "/api/tags", "/"] {
+        let reply = server.request("GET", path, &[("Host", "evil.example")], "");
+        assert_eq!(reply.status, 403, "{path}");
+        let reply = server.request("GET", path, &[("Origin", "https://evil.example")], "");
+        assert_eq!(reply.status, 403, "{path}");
+        assert_eq!(reply.header("access-control-allow-origin"), None);
+    }
+    let rebound = server.request("GET", "/api/v1/model", &[("Host", "evil.example")], "");
+    assert!(rebound.json()["detail"]["msg"].is_string());
+    for origin in ["http://localhost:8000", "https://lite.koboldai.net"] {
+        let headers = [
+            ("Origin", origin),
+            ("Access-Control-Request-Method", "POST"),
+        ];
+        let preflight = server.request("OPTIONS", "/api/v1/generate", &headers, "");
+        assert_eq!(preflight.status, 204);
+        assert_eq!(
+            preflight.header("access-control-allow-origin"),
+            Some(origin)
+        );
+        let reply = server.request("GET", "/api/v1/model", &headers, "");
+        assert_eq!(reply.status, 200);
+        assert_eq!(reply.header("access-control-allow-origin"), Some(origin));
+    }
+}
+
+#[test]
+fn a_key_is_asked_for_everywhere_but_for_health() {
+    let file = scratch("serve-key");
+    std::fs::write(&file, "密 secret\n").unwrap();
+    let server = Server::start(&["--api-key-file", file.to_str().unwrap()]);
+    assert_eq!(server.get("/health").status, 200);
+    for path in [
+        "/v1/models",
+        "/props",
+        "/api/v1/model",
+        "/api/tags",
+        "/metrics",
+        "/nothing",
+    ] {
+        let reply = server.get(path);
+        assert_eq!(reply.status, 401, "{path}");
+        assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
+    }
+    let right = [("Authorization", "Bearer 密 secret")];
+    assert_eq!(
+        server.request("GET", "/v1/models", &right, "").status,
+        401,
+        "not ASCII"
+    );
+    std::fs::write(&file, "secret\n").unwrap();
+    let server = Server::start(&["--api-key-file", file.to_str().unwrap()]);
+    for (name, value, status) in [
+        ("Authorization", "Bearer secret", 200),
+        ("X-Api-Key", "secret", 200),
+        // SillyTavern's, where no key is set.
+        ("Authorization", "Bearer ", 401),
+        ("Authorization", "Bearer secret2", 401),
+    ] {
+        let reply = server.request("GET", "/v1/models", &[(name, value)], "");
+        assert_eq!(reply.status, status, "{name}: {value}");
+    }
+    let logs = server.logs();
+    assert!(
+        logs.contains("status=401") && !logs.contains("secret"),
+        "{logs}"
+    );
+}
+
+#[test]
+fn no_text_of_a_request_is_logged() {
+    let server = Server::start(&["--log-json"]);
+    server.ask("/completion", &json!({"prompt": PROMPT, "n_predict": 3}));
+    let logs = server.logs();
+    assert!(
+        logs.lines()
+            .any(|line| line.contains("\"path\":\"/completion\"")),
+        "{logs}"
+    );
+    assert!(!logs.contains(PROMPT), "{logs}");
+}

@@ -1,0 +1,91 @@
+//! llama.cpp's own endpoints.
+
+use serde_json::json;
+
+use super::{PROMPT, Server};
+
+#[test]
+fn text_to_tokens_and_back() {
+    let server = Server::start(&[]);
+    let text = "吾輩は猫である。\n名前はまだ無い。";
+    let ids = server.ask("/tokenize", &json!({"content": text}))["tokens"].clone();
+    assert_eq!(
+        server.ask("/detokenize", &json!({"tokens": ids}))["content"],
+        text
+    );
+    let pieces = server.ask("/tokenize", &json!({"content": text, "with_pieces": true}));
+    assert_eq!(pieces["tokens"][0]["id"], ids[0]);
+    let reply = server.post("/detokenize", &json!({"tokens": "猫"}));
+    assert_eq!(reply.status, 400);
+    assert_eq!(reply.json()["error"]["code"], 400);
+}
+
+#[test]
+fn props_and_slots_show_the_model() {
+    let server = Server::start(&["--slots", "2", "--ctx", "100"]);
+    let props = server.get("/props").json();
+    assert_eq!(props["chat_template"], "");
+    assert_eq!(props["total_slots"], 2);
+    assert_eq!(props["default_generation_settings"]["n_ctx"], 100);
+    let slots = server.get("/slots").json();
+    assert_eq!(slots.as_array().unwrap().len(), 2);
+    assert_eq!(slots[0]["is_processing"], false);
+}
+
+#[test]
+fn a_completion_tells_how_it_ended_and_how_fast_it_went() {
+    let server = Server::start(&[]);
+    let body = json!({"prompt": PROMPT, "n_predict": 8, "seed": 5, "ignore_eos": true});
+    let whole = server.ask("/completion", &body);
+    assert_eq!(whole["stop_type"], "limit");
+    assert_eq!(whole["tokens_predicted"], 8);
+    assert_eq!(whole["tokens"].as_array().unwrap().len(), 8);
+    assert_eq!(whole["generation_settings"]["seed"], 5);
+    assert_eq!(whole["timings"]["predicted_n"], 8);
+    assert!(whole["timings"]["predicted_ms"].as_f64().unwrap() > 0.0);
+
+    let mut streamed = body.clone();
+    streamed["stream"] = json!(true);
+    streamed["n_probs"] = json!(2);
+    let events = server.post("/completion", &streamed).events();
+    let pieces = events.iter().filter_map(|e| e["content"].as_str());
+    assert_eq!(
+        pieces.collect::<String>(),
+        whole["content"].as_str().unwrap()
+    );
+    let last = events.last().unwrap();
+    assert_eq!(
+        (&last["stop"], &last["stop_type"]),
+        (&json!(true), &json!("limit"))
+    );
+    let first = &events[0]["completion_probabilities"][0];
+    assert_eq!(first["top_logprobs"].as_array().unwrap().len(), 2);
+
+    // The second time the prompt is in the cache.
+    let again = server.ask("/completion", &body);
+    assert_eq!(again["content"], whole["content"]);
+    assert!(again["timings"]["cache_n"].as_u64() > Some(0), "{again}");
+}
+
+#[test]
+fn a_prompt_beyond_the_context_loses_its_beginning() {
+    let server = Server::start(&["--ctx", "32"]);
+    let body = json!({"prompt": PROMPT.repeat(20), "n_predict": 4, "ignore_eos": true});
+    let answer = server.ask("/completion", &body);
+    assert_eq!(answer["truncated"], true);
+    assert_eq!(answer["tokens_evaluated"], 28);
+    assert_eq!(answer["tokens_predicted"], 4);
+    // More than there is room for ends at the context's end.
+    let body = json!({"prompt": PROMPT, "n_predict": 100_000, "ignore_eos": true});
+    let answer = server.ask("/completion", &body);
+    let tokens = |name: &str| answer[name].as_u64().unwrap();
+    assert_eq!(tokens("tokens_evaluated") + tokens("tokens_predicted"), 33);
+    assert_eq!(answer["stop_type"], "limit");
+}
+
+#[test]
+fn no_tokens_may_be_asked_for() {
+    let server = Server::start(&[]);
+    let answer = server.ask("/completion", &json!({"prompt": PROMPT, "n_predict": 0}));
+    assert_eq!(answer["content"], "");
+}
