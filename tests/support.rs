@@ -12,9 +12,13 @@ use katari_gguf::{Format, Gguf, Metadata, TensorSpec, Writer};
 use katari_quantize::progress::Silent;
 use katari_quantize::{FileType, Options, quantize};
 
-/// A file or folder of the repository.
+/// A file or folder of the repository, or of the copy that `KATARI_TEST_ROOT` names where the
+/// tests were built elsewhere.
 pub fn repository(path: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+    match std::env::var_os("KATARI_TEST_ROOT") {
+        Some(root) => Path::new(&root).join(path),
+        None => Path::new(env!("CARGO_MANIFEST_DIR")).join(path),
+    }
 }
 
 /// A file or folder of `tests/golden`.
@@ -45,8 +49,11 @@ pub fn json(path: &Path) -> serde_json::Value {
 
 /// Where tests write; emptied by nobody, overwritten by the next run.
 pub fn scratch(name: &str) -> PathBuf {
-    // A Windows build made elsewhere has a folder here without a drive.
-    let folder = std::path::absolute(env!("CARGO_TARGET_TMPDIR")).unwrap();
+    let folder = match std::env::var_os("KATARI_TEST_ROOT") {
+        Some(root) => Path::new(&root).join("tmp"),
+        // A Windows build made elsewhere has a folder here without a drive.
+        None => std::path::absolute(env!("CARGO_TARGET_TMPDIR")).unwrap(),
+    };
     fs::create_dir_all(&folder).unwrap();
     folder.join(name)
 }

@@ -15,7 +15,7 @@ use katari_quantize::shapes::Shape;
 
 use super::failure::Failure;
 use super::interrupt::Watch;
-use super::model::{ModelArgs, Purpose, tokenizer};
+use super::model::{ModelArgs, Purpose, load, tokenizer};
 use super::progress::Progress;
 use report::{Report, Row};
 
@@ -171,7 +171,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
     report.registers = run.limits.registers();
     run.measure_kernels(&work);
     rows.extend(loaded.map(|row| run.row(row)));
-    let mut engine = Engine::new(file, &run.options)?;
+    let mut engine = load(file, &run.options)?;
     for test in tests {
         let row = run.test(&mut engine, &work, test)?;
         rows.push(run.row(row));

@@ -7,6 +7,7 @@
 mod bench;
 mod card;
 mod chat;
+mod compare;
 mod demo;
 mod devices;
 mod evaluate;
@@ -79,6 +80,7 @@ verbs! {
     Perplexity(perplexity);
     Bench(bench);
     Devices(devices);
+    Compare(compare);
 }
 
 /// Runs what the command line says.

@@ -102,6 +102,20 @@ impl ModelArgs {
         }
     }
 
+    /// The device that was chosen.
+    pub fn device(&self) -> DeviceChoice {
+        self.device
+    }
+
+    /// The same flags for another device.
+    pub fn on(&self, device: DeviceChoice, gpu_layers: GpuLayers) -> ModelArgs {
+        ModelArgs {
+            device,
+            gpu_layers,
+            ..self.clone()
+        }
+    }
+
     /// Opens the model in `file`.
     pub fn open(&self, file: &Path, purpose: Purpose) -> Result<Model> {
         let start = Instant::now();

@@ -13,7 +13,7 @@ use katari_quantize::FileType;
 use super::card::Card;
 use super::chat;
 use super::failure::Failure;
-use super::model::{FileArg, ModelArgs, Purpose, read_text, tokenizer};
+use super::model::{FileArg, ModelArgs, ModelFile, Purpose, load, read_text, tokenizer};
 
 /// Answer front-ends over HTTP, in the protocols of OpenAI, llama.cpp, KoboldAI and Ollama.
 ///
@@ -141,7 +141,7 @@ impl Args {
             ..self.model.options(Purpose::Write)
         };
         let path = &self.file.file;
-        let engine = Engine::open(path, &options)?;
+        let engine = load(ModelFile::open(path)?, &options)?;
         let tokenizer = tokenizer(engine.file())?;
         let metadata = &engine.gguf().metadata;
         let card =
