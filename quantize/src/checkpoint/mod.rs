@@ -80,6 +80,14 @@ pub struct Stored {
     offset: u64,
 }
 
+impl Stored {
+    /// Where element `i` lies in its file, in bytes; `None` beyond 64 bits.
+    pub fn position(&self, i: u64) -> Option<u64> {
+        let skip = i.checked_mul(self.dtype.bytes().unwrap_or(1))?;
+        skip.checked_add(self.offset)
+    }
+}
+
 /// An opened checkpoint folder.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -220,11 +228,7 @@ impl Checkpoint {
     /// Where the file ends or cannot be read; the caller stays inside the tensor, whose span was
     /// checked when opening.
     pub fn read(&self, tensor: &Stored, first: u64, out: &mut [u8]) -> Result<(), Error> {
-        let width = tensor.dtype.bytes().unwrap_or(1);
-        let start = first
-            .checked_mul(width)
-            .and_then(|skip| skip.checked_add(tensor.offset));
-        match (start, self.files.get(tensor.file)) {
+        match (tensor.position(first), self.files.get(tensor.file)) {
             (Some(start), Some(file)) => file.read_exact_at(start, out),
             _ => Err(Error::file(&self.dir, "tensor lies outside its file")),
         }
