@@ -10,12 +10,28 @@ use super::refusal::Refusal;
 /// A model that is served.
 #[derive(Debug)]
 pub struct Model {
-    /// What clients call it.
-    pub name: String,
     /// Its tokenizer.
     pub tokenizer: Tokenizer,
     /// The form of its conversations, where it is made for them.
     pub chat: Option<Chat>,
+    facts: Facts,
+    texts: OnceLock<Vec<String>>,
+}
+
+/// A chat template and its source.
+#[derive(Debug)]
+pub struct Chat {
+    /// Renders conversations.
+    pub template: ChatTemplate,
+    /// As the file has it; clients look at it.
+    pub source: String,
+}
+
+/// What a [`Model`] is beside its tokenizer.
+#[derive(Debug, Clone, Default)]
+pub struct Facts {
+    /// What clients call it.
+    pub name: String,
     /// How to choose tokens where a request does not say: the file's card.
     pub sampling: Params,
     /// How many tokens to write on where a request does not say: the file's card.
@@ -36,33 +52,15 @@ pub struct Model {
     pub n_parameters: u64,
     /// Width of the hidden state.
     pub n_embd: usize,
-    texts: OnceLock<Vec<String>>,
 }
 
-/// A chat template and its source.
-#[derive(Debug)]
-pub struct Chat {
-    /// Renders conversations.
-    pub template: ChatTemplate,
-    /// As the file has it; clients look at it.
-    pub source: String,
-}
+/// A model's facts read as its own.
+impl std::ops::Deref for Model {
+    type Target = Facts;
 
-/// What a [`Model`] is made of beside its tokenizer.
-#[derive(Debug, Clone, Default)]
-#[allow(missing_docs)] // each is the field of its name
-pub struct Facts {
-    pub name: String,
-    pub sampling: Params,
-    pub max_new: Option<usize>,
-    pub n_ctx: usize,
-    pub n_ctx_train: usize,
-    pub n_vocab: usize,
-    pub architecture: String,
-    pub file_type: String,
-    pub file_bytes: u64,
-    pub n_parameters: u64,
-    pub n_embd: usize,
+    fn deref(&self) -> &Facts {
+        &self.facts
+    }
 }
 
 impl Model {
@@ -71,17 +69,7 @@ impl Model {
         Model {
             tokenizer,
             chat,
-            name: facts.name,
-            sampling: facts.sampling,
-            max_new: facts.max_new,
-            n_ctx: facts.n_ctx,
-            n_ctx_train: facts.n_ctx_train,
-            n_vocab: facts.n_vocab,
-            architecture: facts.architecture,
-            file_type: facts.file_type,
-            file_bytes: facts.file_bytes,
-            n_parameters: facts.n_parameters,
-            n_embd: facts.n_embd,
+            facts,
             texts: OnceLock::new(),
         }
     }
