@@ -17,7 +17,7 @@ use std::sync::Arc;
 use katari_gguf::Gguf;
 
 pub use devices::{
-    DeviceChoice, DeviceInfo, Family, GpuLayers, NoGpuLayers, UnknownDevice, devices,
+    DeviceChoice, DeviceInfo, Family, GpuLayers, NoGpuLayers, UnknownDevice, devices, memory_rate,
 };
 pub use options::EngineOptions;
 pub use place::Placement;

@@ -313,6 +313,12 @@ pub trait Device: Send + 'static {
         forward: &mut dyn FnMut(&Self::Ops) -> <Self::Ops as Ops>::Value,
     ) -> Result<&[f32], DeviceError>;
 
+    /// How many operations the device was given for the last pass, each a launch or less, where
+    /// it counts them.
+    fn operations(&self) -> Option<usize> {
+        None
+    }
+
     /// [`run`](Device::run), and what [`Ops::observe`] was given, in order: the rows of each.
     fn trace(
         &mut self,

@@ -1,19 +1,20 @@
 //! llama.cpp reads the gptneox and gpt2 files that `katari quantize` writes and, fed the same
 //! ids, predicts what this crate predicts.
 
-use std::ffi::{CStr, CString, c_char, c_void};
 use std::fs::{self, File};
 use std::path::Path;
 use std::process::Command;
-use std::ptr;
-use std::sync::Once;
 
-use crate::support;
 use katari::engine::{Engine, EngineOptions, Feed};
 use katari::kv::KvType;
 use katari_gguf::keys::{self, token_type};
 use katari_gguf::{Gguf, Metadata, TensorSpec, Writer};
-use llama_cpp_sys_2 as sys;
+
+use crate::support;
+use api::{Llama, Options, Wanted};
+
+#[path = "../gpu/llama.rs"]
+mod api;
 
 /// How far llama.cpp's logits may lie from ours with unquantised weights: RMS of the difference
 /// over a row, relative to the row's standard deviation. llama.cpp looks GELU up in a table of
@@ -38,121 +39,18 @@ const TYPES: [(&str, f32); 5] = [
     ("q4_k_m", K),
 ];
 
-/// A model that llama.cpp opened, with a context of f32 keys and values.
-struct Llama {
-    model: ptr::NonNull<sys::llama_model>,
-    context: ptr::NonNull<sys::llama_context>,
-}
-
-/// Passes llama.cpp's warnings and errors on to the test's output.
-unsafe extern "C" fn log(level: sys::ggml_log_level, text: *const c_char, _data: *mut c_void) {
-    if matches!(level, sys::GGML_LOG_LEVEL_WARN | sys::GGML_LOG_LEVEL_ERROR) {
-        // SAFETY: llama.cpp hands its callback a string that ends in NUL and outlives the call.
-        let text = unsafe { CStr::from_ptr(text) };
-        eprint!("llama.cpp: {}", text.to_string_lossy());
-    }
-}
-
-impl Llama {
-    fn open(path: &Path) -> Llama {
-        static START: Once = Once::new();
-        START.call_once(|| {
-            // SAFETY: called once, before anything else of the library; the callback has the
-            // signature asked for and uses no user data.
-            unsafe {
-                sys::llama_log_set(Some(log), ptr::null_mut());
-                sys::llama_backend_init();
-            }
-        });
-        let name = CString::new(path.to_str().unwrap()).unwrap();
-        // SAFETY: the name ends in NUL and the parameters are the library's own; the model is
-        // checked for null and outlives its context (see `drop`).
-        unsafe {
-            let model =
-                sys::llama_model_load_from_file(name.as_ptr(), sys::llama_model_default_params());
-            let model = ptr::NonNull::new(model)
-                .unwrap_or_else(|| panic!("llama.cpp cannot load {}", path.display()));
-            let mut params = sys::llama_context_default_params();
-            params.n_ctx = 256;
-            params.n_batch = 256;
-            params.n_ubatch = 256;
-            params.type_k = sys::GGML_TYPE_F32;
-            params.type_v = sys::GGML_TYPE_F32;
-            params.flash_attn_type = sys::LLAMA_FLASH_ATTN_TYPE_DISABLED;
-            params.n_threads = 1;
-            params.n_threads_batch = 1;
-            let context = sys::llama_init_from_model(model.as_ptr(), params);
-            let context = ptr::NonNull::new(context)
-                .unwrap_or_else(|| panic!("llama.cpp makes no context of {}", path.display()));
-            Llama { model, context }
-        }
-    }
-
-    /// Tokens of the vocabulary, the width of the logits.
-    fn n_vocab(&self) -> usize {
-        // SAFETY: the model is open.
-        unsafe {
-            let vocab = sys::llama_model_get_vocab(self.model.as_ptr());
-            sys::llama_vocab_n_tokens(vocab) as usize
-        }
-    }
-
-    /// llama.cpp's ids of `text`.
-    fn tokenize(&self, text: &str) -> Vec<u32> {
-        // A token is at least a byte long; one more for a dummy prefix.
-        let mut ids = vec![0; text.len() + 1];
-        // SAFETY: the pointers and lengths are those of `text` and `ids`.
-        let n = unsafe {
-            sys::llama_tokenize(
-                sys::llama_model_get_vocab(self.model.as_ptr()),
-                text.as_ptr().cast(),
-                text.len() as i32,
-                ids.as_mut_ptr(),
-                ids.len() as i32,
-                false,
-                false,
-            )
-        };
-        ids.truncate(usize::try_from(n).unwrap());
-        ids.into_iter().map(|id| id as u32).collect()
-    }
-
-    /// Logits `[ids.len(), n_vocab]` after each of `ids`.
-    fn logits(&mut self, ids: &[u32]) -> Vec<f32> {
-        let mut tokens: Vec<i32> = ids.iter().map(|&id| id as i32).collect();
-        let mut wanted = vec![1i8; ids.len()];
-        let batch = sys::llama_batch {
-            n_tokens: ids.len() as i32,
-            token: tokens.as_mut_ptr(),
-            embd: ptr::null_mut(),
-            pos: ptr::null_mut(),
-            n_seq_id: ptr::null_mut(),
-            seq_id: ptr::null_mut(),
-            logits: wanted.as_mut_ptr(),
-        };
-        let len = ids.len() * self.n_vocab();
-        // SAFETY: the context is open; the batch's two arrays have `n_tokens` elements and live
-        // past `llama_decode`, which numbers positions and sequences itself where their arrays
-        // are null. Logits were wanted of every token, so there are `len`, until the next call.
-        unsafe {
-            let context = self.context.as_ptr();
-            sys::llama_memory_clear(sys::llama_get_memory(context), true);
-            assert_eq!(sys::llama_decode(context, batch), 0, "llama_decode");
-            let logits = sys::llama_get_logits(context);
-            assert!(!logits.is_null(), "llama_get_logits");
-            std::slice::from_raw_parts(logits, len).to_vec()
-        }
-    }
-}
-
-impl Drop for Llama {
-    fn drop(&mut self) {
-        // SAFETY: both are open and freed once, the context before its model.
-        unsafe {
-            sys::llama_free(self.context.as_ptr());
-            sys::llama_model_free(self.model.as_ptr());
-        }
-    }
+/// Opens a model with f32 keys and values and nothing fused, on one thread.
+fn open(path: &Path) -> Llama {
+    let options = Options {
+        gpu: None,
+        gpu_layers: 0,
+        threads: 1,
+        n_ctx: 256,
+        n_batch: 256,
+        kv: llama_cpp_sys_2::GGML_TYPE_F32,
+        flash: false,
+    };
+    Llama::open(path, &options).unwrap()
 }
 
 fn quantize(checkpoint: &Path, type_name: &str, to: &Path) {
@@ -231,7 +129,7 @@ fn compare(name: &str, checkpoint: &Path, cases: &[Case]) {
         quantize(checkpoint, type_name, &file);
         with_tanh_gelu(&file, &tanh);
 
-        let mut llama = Llama::open(&file);
+        let mut llama = open(&file);
         let options = EngineOptions {
             kv: (KvType::F32, KvType::F32),
             ..EngineOptions::default()
@@ -267,7 +165,8 @@ fn compare(name: &str, checkpoint: &Path, cases: &[Case]) {
                 })
                 .collect();
             let ours = engine.evaluate(&feeds).unwrap();
-            let theirs = llama.logits(&ids);
+            llama.truncate(0);
+            let theirs = llama.evaluate(&ids, Wanted::All).unwrap();
             for (i, (ours, theirs)) in ours.rows().zip(theirs.chunks_exact(n_vocab)).enumerate() {
                 let mean = ours.iter().sum::<f32>() / n_vocab as f32;
                 let spread = rms(ours.iter().map(|v| v - mean));

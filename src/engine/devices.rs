@@ -171,6 +171,21 @@ pub fn devices() -> Vec<DeviceInfo> {
     std::iter::once(cpu).chain(others).collect()
 }
 
+/// Bytes a second at which the memory of `device` can be read, measured now.
+///
+/// # Errors
+/// Where there is no such device, or it is the CPU backend, whose memory
+/// [`Limits`](crate::cpu::Limits) measures; where it grants no memory, or fails.
+pub fn memory_rate(device: &str, threads: usize) -> Result<f64, DeviceError> {
+    let target = found().into_iter().find(|t| t.to_string() == device);
+    match target {
+        Some(target) => target.memory_rate(threads),
+        None => Err(DeviceError(format!(
+            "there is no device {device} here whose memory could be measured"
+        ))),
+    }
+}
+
 #[cfg(feature = "ggml")]
 pub(super) use crate::ggml::{Found as Target, devices as found};
 
@@ -197,6 +212,10 @@ impl Target {
     }
 
     pub(super) fn memory(&self) -> Option<(u64, u64)> {
+        match *self {}
+    }
+
+    pub(super) fn memory_rate(&self, _: usize) -> Result<f64, DeviceError> {
         match *self {}
     }
 }

@@ -178,6 +178,12 @@ impl Session {
         }
     }
 
+    /// How many operations the devices were given for the last pass; those that do not count
+    /// theirs, such as the CPU backend, add nothing.
+    pub fn operations(&self) -> usize {
+        self.stages.iter().filter_map(|s| s.operations()).sum()
+    }
+
     /// Runs the pass that [`evaluate`](Session::evaluate) would, and gives what each operation of
     /// each device gave; the sequences are afterwards as before.
     ///

@@ -18,6 +18,8 @@ pub(super) trait Stage: Send {
     fn run(&mut self, batch: &Batch<'_>, hidden: &[f32]) -> Result<&[f32], DeviceError>;
     /// The same, and what each operation gave.
     fn trace(&mut self, batch: &Batch<'_>, hidden: &[f32]) -> Result<Vec<Step>, DeviceError>;
+    /// [`Device::operations`].
+    fn operations(&self) -> Option<usize>;
     /// [`Device::shift_keys`] with the model's rotation; nothing where it has none.
     fn shift_keys(&mut self, cells: &[u32], delta: i32) -> Result<(), DeviceError>;
     /// [`Device::copy_cells`].
@@ -53,6 +55,10 @@ impl<D: Device> Stage for OnDevice<D> {
         Ok(steps
             .map(|(operation, values)| Step { operation, values })
             .collect())
+    }
+
+    fn operations(&self) -> Option<usize> {
+        self.device.operations()
     }
 
     fn shift_keys(&mut self, cells: &[u32], delta: i32) -> Result<(), DeviceError> {

@@ -106,9 +106,11 @@ pub fn devices() -> Vec<Found> {
     found
 }
 
+/// A string of ggml's.
+///
 /// # Safety
 /// `string` is null or ends with a zero.
-unsafe fn text(string: *const c_char) -> String {
+pub(super) unsafe fn text(string: *const c_char) -> String {
     if string.is_null() {
         return String::new();
     }

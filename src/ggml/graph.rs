@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::device::text;
 use super::kv::{Kv, set};
 use super::owned::{Context, Ptr};
 use super::sys::*;
@@ -57,6 +58,8 @@ pub(super) struct Graph {
     pub result: Ptr<ggml_tensor>,
     /// Copies of what a traced pass observes.
     pub observed: Vec<Ptr<ggml_tensor>>,
+    /// Nodes that compute something.
+    pub operations: usize,
 }
 
 /// f16's zero and minus infinity.
@@ -72,7 +75,51 @@ pub(super) struct Buffers {
     cells: Vec<i64>,
 }
 
+/// The nodes of `graph` that compute something; the others only see memory in another shape.
+///
+/// # Safety
+/// `graph` lives, and nobody adds to it meanwhile.
+pub(super) unsafe fn operations(graph: Ptr<ggml_cgraph>) -> impl Iterator<Item = *mut ggml_tensor> {
+    const VIEWS: [ggml_op; 5] = [
+        GGML_OP_NONE,
+        GGML_OP_VIEW,
+        GGML_OP_RESHAPE,
+        GGML_OP_PERMUTE,
+        GGML_OP_TRANSPOSE,
+    ];
+    // SAFETY: the graph lives, as the caller promised.
+    let n = unsafe { ggml_graph_n_nodes(graph.get()) };
+    // SAFETY: as above, and `i` is below the number of its nodes, which live with it.
+    let nodes = (0..n).map(move |i| unsafe { ggml_graph_node(graph.get(), i) });
+    // SAFETY: as above.
+    nodes.filter(|&node| !VIEWS.contains(&unsafe { (*node).op }))
+}
+
 impl Graph {
+    /// An error where `device` lacks one of the operations, which would end the process.
+    pub(super) fn check(&self, device: ggml_backend_dev_t) -> Result<(), DeviceError> {
+        // SAFETY: the graph lives in our context; a device is asked and computes nothing; names
+        // are strings that live as long as the program.
+        let lacking = unsafe {
+            operations(self.graph)
+                .find(|&node| !ggml_backend_dev_supports_op(device, node))
+                .map(|node| {
+                    let types = (*node).src.iter().take_while(|source| !source.is_null());
+                    let types: Vec<String> = types
+                        .map(|source| text(ggml_type_name((**source).type_)))
+                        .collect();
+                    (text(ggml_op_desc(node)), types.join(", "))
+                })
+        };
+        match lacking {
+            None => Ok(()),
+            Some((operation, types)) => Err(DeviceError(format!(
+                "the device has no operation {operation} on {types}; give --kv f16, or leave the \
+                 layers to the CPU with --device cpu"
+            ))),
+        }
+    }
+
     /// Fills the inputs for a batch of the recorded shape.
     pub(super) fn fill(
         &self,

@@ -2,7 +2,7 @@
 //! the linked ggml has.
 //!
 //! - `sys` the C symbols; `owned` ggml's objects, each freed by its owner; `log` its messages
-//! - `device` which devices there are
+//! - `device` which devices there are; `rate` how fast their memory is
 //! - `weights` and `kv` what lives on the device; tables that are only embedded from stay in the
 //!   file, and their rows travel with the tokens
 //! - `ops` records a pass; `graph` fills a recorded one for a batch
@@ -18,7 +18,10 @@ mod kv;
 mod log;
 mod ops;
 mod owned;
+mod rate;
 mod sys;
+#[cfg(test)]
+mod tests;
 mod weights;
 
 pub use device::{Found, devices};
@@ -48,6 +51,8 @@ pub struct Ggml {
     buffers: Buffers,
     /// What the last pass gave, `[n, width]`.
     result: Vec<f32>,
+    /// Operations of the last pass.
+    operations: usize,
 }
 
 impl Ggml {
@@ -65,6 +70,7 @@ impl Ggml {
             coarse_gelu: !device.is_gpu(),
             buffers: Buffers::default(),
             result: Vec::new(),
+            operations: 0,
         })
     }
 
@@ -82,6 +88,7 @@ impl Ggml {
         let recorder = Recorder::new(key, self.kv()?, self.coarse_gelu)?;
         let result = forward(&recorder);
         let graph = recorder.finish(result)?;
+        graph.check(self.backend.device)?;
         match self.allocator.place(graph.graph.get(), self.backend.device) {
             Ok(false) => {}
             // Their memory is gone.
@@ -101,6 +108,7 @@ impl Ggml {
         batch: &Batch<'_>,
         hidden: &[f32],
     ) -> Result<(), DeviceError> {
+        self.operations = graph.operations;
         graph.fill(batch, hidden, &mut self.buffers)?;
         self.backend.compute(graph.graph.get())?;
         read(graph.result, &mut self.result);
@@ -177,6 +185,10 @@ impl Device for Ggml {
         self.graphs.push(graph);
         done?;
         Ok(&self.result)
+    }
+
+    fn operations(&self) -> Option<usize> {
+        Some(self.operations)
     }
 
     fn trace(

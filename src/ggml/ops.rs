@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::ops::Range;
 
-use super::graph::{Graph, Inputs, Key, Source};
+use super::graph::{Graph, Inputs, Key, Source, operations};
 use super::kv::{Kv, Store, turn};
 use super::owned::{Context, Ptr};
 use super::sys::*;
@@ -90,12 +90,15 @@ impl Recorder {
         // SAFETY: all of these live; a result must not share memory with what follows it.
         unsafe { ggml_set_output(result) };
         self.expand(result);
+        // SAFETY: the graph lives in our context, and is complete.
+        let operations = unsafe { operations(self.graph) }.count();
         Ok(Graph {
             key: self.key,
             graph: self.graph,
             inputs: self.inputs.into_inner(),
             result: Ptr::new(result, || "the pass has no result".into())?,
             observed: self.observed.into_inner(),
+            operations,
             _context: self.context,
         })
     }
