@@ -2,6 +2,7 @@
 //! its verbs agree with the reference.
 
 mod bench;
+mod chat;
 mod devices;
 mod measure;
 mod usage;

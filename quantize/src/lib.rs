@@ -35,7 +35,7 @@ pub mod plan;
 pub mod progress;
 pub mod shapes;
 pub mod sink;
-mod temporary;
+pub mod temporary;
 pub mod tokenizer;
 
 use std::path::{Path, PathBuf};

@@ -1,6 +1,5 @@
 //! `katari demo`: quantizes the checkpoint that comes along, and writes a story with it.
 
-use std::ffi::OsString;
 use std::fs;
 use std::hash::{DefaultHasher, Hasher};
 use std::path::PathBuf;
@@ -9,6 +8,7 @@ use anyhow::{Context, Result};
 use katari_quantize::FileType;
 
 use super::failure::Failure;
+use super::folders;
 use super::generation::GenerationArgs;
 use super::model::{ModelArgs, Purpose};
 use super::output::note;
@@ -101,7 +101,7 @@ struct Cache {
 
 impl Cache {
     fn find() -> Result<Self> {
-        let folder = cache_folder(|name| std::env::var_os(name))?.join("demo");
+        let folder = folders::cache(|name| std::env::var_os(name))?.join("demo");
         Ok(Self {
             checkpoint: folder.join("checkpoint"),
             model: folder.join(format!("katari-demo-{}.gguf", TYPE.name())),
@@ -159,27 +159,4 @@ impl Cache {
             quantized.finish()
         ))
     }
-}
-
-/// The folder for what can be made again: `XDG_CACHE_HOME` wherever it is set, else the
-/// system's own. As the XDG specification has it, a relative path there is ignored.
-fn cache_folder(variable: impl Fn(&str) -> Option<OsString>) -> Result<PathBuf> {
-    let absolute = |name| {
-        variable(name)
-            .map(PathBuf::from)
-            .filter(|path| path.is_absolute())
-    };
-    let system = || {
-        if cfg!(windows) {
-            absolute("LOCALAPPDATA")
-        } else if cfg!(target_os = "macos") {
-            absolute("HOME").map(|home| home.join("Library").join("Caches"))
-        } else {
-            absolute("HOME").map(|home| home.join(".cache"))
-        }
-    };
-    let folder = absolute("XDG_CACHE_HOME").or_else(system);
-    folder
-        .map(|folder| folder.join("katari"))
-        .context("there is no cache folder: set XDG_CACHE_HOME to one that can be written to")
 }

@@ -43,6 +43,11 @@ impl Failure {
         Self::reported(INTERRUPTED)
     }
 
+    /// Whether there is something to say: not where the reader of our output is gone.
+    pub fn has_message(&self) -> bool {
+        self.message.is_some()
+    }
+
     /// Says what happened and gives the exit code.
     pub fn report(self) -> ExitCode {
         if let Some(message) = self.message {

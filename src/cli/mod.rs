@@ -8,15 +8,18 @@ mod bench;
 mod card;
 mod chat;
 mod compare;
+mod completions;
 mod demo;
 mod devices;
 mod evaluate;
 mod failure;
+mod folders;
 mod generation;
 mod ids;
 mod inspect;
 mod interrupt;
 mod logits;
+mod man;
 mod model;
 mod output;
 mod perplexity;
@@ -30,7 +33,7 @@ mod writer;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 
 use failure::Failure;
 
@@ -81,6 +84,13 @@ verbs! {
     Bench(bench);
     Devices(devices);
     Compare(compare);
+    Completions(completions);
+    Man(man);
+}
+
+/// The command line as data.
+fn command() -> clap::Command {
+    Cli::command()
 }
 
 /// Runs what the command line says.

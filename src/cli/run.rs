@@ -33,9 +33,13 @@ pub struct Args {
     #[arg(short = 'f', long = "file", value_name = "PATH")]
     prompt_file: Option<PathBuf>,
     /// Hold a conversation in the model's own format: each line of standard input is answered;
-    /// PROMPT or the file is the first thing said
+    /// PROMPT or the file is the first thing said. Lines that begin with / are commands, as
+    /// /retry, /undo and /save FILE: /help lists them
     #[arg(long)]
     chat: bool,
+    /// With --chat at a terminal, neither read nor keep a history of what is typed
+    #[arg(long, requires = "chat")]
+    no_history: bool,
     #[command(flatten)]
     show: ShowArgs,
     #[command(flatten)]
@@ -63,7 +67,13 @@ pub fn run(args: Args) -> Result<(), Failure> {
         let first = given_prompt(&args)?;
         let mut model = args.model.open(&args.file.file, Purpose::Write)?;
         let settings = args.generation.settings(&model)?;
-        return chat::converse(&mut model, first, &settings, args.show.json);
+        return chat::converse(
+            &mut model,
+            first,
+            &settings,
+            args.show.json,
+            !args.no_history,
+        );
     }
     let prompt = match given_prompt(&args)? {
         Some(prompt) => prompt,

@@ -5,16 +5,15 @@ use super::*;
 #[test]
 fn every_verb_has_help_with_an_example() {
     let help = stdout(&["--help"]);
-    for verb in [
-        "quantize",
-        "run",
-        "demo",
-        "inspect",
-        "tokenize",
-        "logits",
-        "perplexity",
-        "bench",
-    ] {
+    // A verb is the first word of an indented line under "Commands:".
+    let listed = help.split("Commands:").nth(1).unwrap();
+    let listed = listed.split("Options:").next().unwrap();
+    let verbs: Vec<&str> = (listed.lines())
+        .filter_map(|line| line.strip_prefix("  ")?.split(' ').next())
+        .filter(|word| !word.is_empty() && *word != "help")
+        .collect();
+    assert!(verbs.len() >= 11, "{verbs:?}");
+    for verb in verbs {
         assert!(help.contains(verb), "{help}");
         let help = stdout(&[verb, "--help"]);
         assert!(
@@ -170,4 +169,25 @@ fn a_demo_without_a_place_to_write_says_so() {
         let output = katari().arg("demo").env_clear().output().unwrap();
         assert_fails(&output, 1, &["XDG_CACHE_HOME"]);
     }
+}
+
+#[test]
+fn shells_complete_and_manual_pages_explain_every_verb() {
+    for shell in ["bash", "elvish", "fish", "powershell", "zsh"] {
+        let script = stdout(&["completions", shell]);
+        for word in ["katari", "quantize", "perplexity", "max-new-tokens"] {
+            assert!(script.contains(word), "{shell}: {word}");
+        }
+    }
+    let folder = scratch("man");
+    stdout(&["man", folder.to_str().unwrap()]);
+    for (page, part) in [
+        ("katari.1", "katari\\-quantize(1)"),
+        ("katari-run.1", "\\-\\-max\\-new\\-tokens"),
+        ("katari-quantize.1", "\\-\\-dry\\-run"),
+    ] {
+        let text = fs::read_to_string(folder.join(page)).unwrap();
+        assert!(text.starts_with(".ie") && text.contains(part), "{page}");
+    }
+    assert!(!folder.join("katari-man.1").exists());
 }
