@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Packs what a GPU machine without Rust or network needs to check and to time this program: the
-# binary, the tests, ggml's shared libraries and the golden checkpoints. There, ./check.sh runs everything.
+# binary, the tests, the comparison with llama.cpp, ggml's shared libraries and the golden
+# checkpoints. There, ./check.sh runs everything.
 #
 #   gpu/bundle.sh [FEATURES] [OUT]      cuda and katari-gpu.tar.gz unless given
 #
@@ -14,19 +15,28 @@ limit=$((64 << 20))
 export CMAKE_CUDA_ARCHITECTURES=${CMAKE_CUDA_ARCHITECTURES:-90}
 target=${CARGO_TARGET_DIR:-target}
 
-cargo build --release --features "$features"
-tests=$(cargo test --release --features "$features" --test integration --no-run --message-format json |
-    sed -n 's/.*"executable":"\([^"]*integration[^"]*\)".*/\1/p' | tail -1)
+# llama-cpp-sys-2 leaves links here that point to nothing, and stops where it finds them again.
+rm -f "$target"/release/{,deps/,examples/}lib{ggml,llama}*.so
+
+build() { cargo "$@" --release --features "$features"; }
+build build --bin katari --example beside-llama
+messages=$(build test --test integration --no-run --message-format json)
+# The last value of a key that has NAME in it.
+value() { sed -n 's/.*"'"$1"'":"\([^"]*'"$2"'[^"]*\)".*/\1/p' <<<"$messages" | tail -1; }
+tests=$(value executable integration) libraries=$(value out_dir llama-cpp-sys-2)/lib
 
 bundle=$(mktemp -d)
 trap 'rm -rf "$bundle"' EXIT
 mkdir -p "$bundle/lib" "$bundle/tests"
-cp "$target/release/katari" "$bundle/katari"
+cp "$target/release/katari" "$target/release/examples/beside-llama" "$bundle/"
 cp "$tests" "$bundle/integration"
-strip "$bundle/katari" "$bundle/integration"
-# Shared libraries only where ggml was built as such.
-find "$target/release/" -maxdepth 1 \( -name 'libggml*.so*' -o -name 'libllama*.so*' \) \
-    -exec cp -P {} "$bundle/lib/" \;
+# Shared libraries only where ggml was built as such; under the names they are asked for by.
+for library in "$libraries"/lib{ggml,llama}*.so; do
+    [ -e "$library" ] || continue
+    name=$(objdump -p "$library" | sed -n 's/^ *SONAME *//p')
+    cp -L "$library" "$bundle/lib/${name:-$(basename "$library")}"
+done
+find "$bundle" -maxdepth 2 -type f -exec strip {} +
 cp -r tests/golden "$bundle/tests/golden"
 cp -r demo "$bundle/demo"
 cp gpu/check.sh "$bundle/check.sh"

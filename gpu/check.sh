@@ -1,58 +1,125 @@
 #!/usr/bin/env bash
-# The whole check on a GPU machine, from an unpacked bundle: the golden models, the KV cache and
-# batches on the device, then the full-size shapes timed; one table last.
+# The whole check on a GPU machine, from an unpacked bundle; one table last.
 #
-#   ./check.sh [DEVICE] [SHAPE,..] [TYPE,..]
+#   ./check.sh [-d DEVICE] [-s SHAPE,..] [-t TYPE,..] [-o FOLDER] [PART..]
 #
-# DEVICE is cuda:0 unless given; ggml-cpu checks the bundle where no GPU is. cuBLAS is found in
+#   tests     the golden models, the KV cache, batches, split layers and traced operations
+#   bench     the shapes timed in each type, beside llama.cpp where it has the architecture
+#   partial   the last quarter and the last half of the first shape's layers on the device, in q4_0
+#   table     what the parts before left in FOLDER
+#
+# All parts in this order unless some are named. A part that fails or takes too long hides no
+# other: the table says so, and the exit code is 1. `bench` alone takes minutes, so where a
+# command's time is limited run the parts, and the shapes, one by one. DEVICE is cuda:0 unless
+# given, and ggml-cpu checks the bundle where no GPU is. FOLDER is ./results. cuBLAS is found in
 # CUDA 13's own folder or in the copy that PyTorch brings.
 set -uo pipefail
+# Seconds that the tests may take, and one shape in one type.
+tests_limit=480 bench_limit=240
+
+device=cuda:0 shapes=genji-jp-6b,rinna-neox-3.6b types=q4_0,q4_k_m,q8_0,f16 folder=
+# More for the comparison: less work, to try the bundle.
+more=(${BESIDE_OPTIONS-})
+while getopts d:s:t:o: option; do
+    case $option in
+    d) device=$OPTARG ;;
+    s) shapes=$OPTARG ;;
+    t) types=$OPTARG ;;
+    o) mkdir -p "$OPTARG" && folder=$(cd "$OPTARG" && pwd) || exit 2 ;;
+    *) exit 2 ;;
+    esac
+done
+shift $((OPTIND - 1))
+[ $# -gt 0 ] || set -- tests bench partial table
+
 cd "$(dirname "$0")"
-device=${1:-cuda:0}
-shapes=${2:-genji-jp-6b,rinna-neox-3.6b}
-types=${3:-q4_0,q4_k_m,q8_0,f16}
+[ -n "$folder" ] || folder=$PWD/results
+mkdir -p "$folder"
 export LD_LIBRARY_PATH=$PWD/lib${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}
 # The tests' files, and a place for what they write.
 export KATARI_TEST_ROOT=$PWD
-
-for folder in /usr/local/cuda*/lib64 /usr/local/cuda*/targets/*/lib \
+for libraries in /usr/local/cuda*/lib64 /usr/local/cuda*/targets/*/lib \
     $(python3 -c 'import sys; print(*sys.path)' 2>/dev/null | tr ' ' '\n' |
         sed 's|$|/nvidia/cu13/lib|'); do
-    [ -e "$folder/libcublas.so.13" ] && LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$folder
+    [ -e "$libraries/libcublas.so.13" ] && LD_LIBRARY_PATH=$LD_LIBRARY_PATH:$libraries
 done
 
-case $device in
-ggml-cpu) suite=ggml_cpu ignored=() ;;
-*) suite=cuda ignored=(--ignored) ;;
-esac
+# The line that `katari devices` has for the device; an error where it has none.
+here() {
+    ./katari devices >"$folder/devices" || return 1
+    grep "^$device " "$folder/devices" && return
+    echo "error: there is no device $device here; there is:" >&2
+    cat "$folder/devices" >&2
+    return 1
+}
 
-./katari devices || exit 1
-if ! ./katari devices | grep -q "^$device "; then
-    echo "error: there is no device $device here" >&2
-    exit 1
-fi
-./integration "$suite::" ${ignored+"${ignored[@]}"} 2>&1 | tee check.log
-passed=$(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed.*/\1 passed, \2 failed/p' check.log)
+tests() {
+    local suite=cuda ignored=(--ignored)
+    [ "$device" != ggml-cpu ] || { suite=ggml_cpu ignored=(); }
+    timeout "$tests_limit" ./integration "$suite::" ${ignored+"${ignored[@]}"} \
+        >"$folder/tests.log" 2>&1
+    local rc=$?
+    tail -n 40 "$folder/tests.log"
+    local passed
+    passed=$(sed -n 's/^test result: .* \([0-9]*\) passed; \([0-9]*\) failed.*/\1 passed, \2 failed/p' \
+        "$folder/tests.log")
+    echo "${passed:-did not end} (exit code $rc)" >"$folder/tests"
+    [ $rc = 0 ] && [ "${passed%% *}" != 0 ]
+}
 
-: >bench.csv
-for shape in ${shapes//,/ }; do
-    for type in ${types//,/ }; do
-        echo "... $shape $type" >&2
-        # All shapes have room for a prompt of 512 after 512 tokens.
-        if ! ./katari bench --shape "$shape" --type "$type" --device "$device" --gpu-layers all \
-            -p 512 -n 64 -d 0,512 -r 3 --csv >one.csv; then
-            echo "$shape,$type,failed" >>bench.csv
-            continue
-        fi
-        sed "1d;s/^/$shape,$type,/" one.csv >>bench.csv
-        [ -e names.csv ] || head -1 one.csv | sed 's/^/shape,weights,/' >names.csv
+# beside SHAPE TYPE OPTION...: rows of the table, in a file of their own.
+beside() {
+    local shape=$1 type=$2
+    shift 2
+    local rows=$folder/rows-$shape-$type$(printf -- '-%s' "$@" | tr -d ' ')
+    echo "... $shape $type $*" >&2
+    if ! timeout "$bench_limit" ./beside-llama --shape "$shape" --type "$type" \
+        --device "$device" "$@" ${more[@]+"${more[@]}"} >"$rows" 2>"$folder/error.log"; then
+        local why
+        why=$(grep -v '^$' "$folder/error.log" | tail -n 1 | tr '|' '/')
+        echo "| $shape | $type | $device | failed: ${why:-no word, or out of time} |" >"$rows"
+        cat "$folder/error.log" >&2
+        return 1
+    fi
+    cat "$rows"
+}
+
+bench() {
+    local failed=0 shape type
+    for shape in ${shapes//,/ }; do
+        for type in ${types//,/ }; do
+            beside "$shape" "$type" --gpu-layers all || failed=1
+        done
     done
-done
+    return $failed
+}
 
-printf '\n=== %s, %s\n' "$device" "$(./katari devices | grep "^$device ")"
-printf '=== tests: %s\n' "${passed:-none ran}"
-cat names.csv bench.csv 2>/dev/null
-case $passed in
-*' 0 failed' | '') [ -n "$passed" ] ;;
-*) exit 1 ;;
-esac
+partial() {
+    local shape=${shapes%%,*} failed=0 n
+    # Of 24 to 36 layers.
+    for n in 7 14; do
+        beside "$shape" q4_0 --gpu-layers "$n" || failed=1
+    done
+    return $failed
+}
+
+table() {
+    printf '\n=== %s\n' "$(here)"
+    printf '=== tests: %s\n\n' "$(cat "$folder/tests" 2>/dev/null || echo 'not run')"
+    ./beside-llama --names
+    cat "$folder"/rows-* 2>/dev/null
+    ! grep -q '| failed: ' "$folder"/rows-* 2>/dev/null
+}
+
+failed=0
+for part in "$@"; do
+    case $part in
+    tests | bench | partial) here >&2 && "$part" || failed=1 ;;
+    table) table || failed=1 ;;
+    *)
+        echo "error: there is no part $part (expected tests, bench, partial or table)" >&2
+        exit 2
+        ;;
+    esac
+done
+exit $failed

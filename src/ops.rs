@@ -144,6 +144,38 @@ impl KvShape {
             .iter()
             .fold(1, |product: u64, &n| product.saturating_mul(n as u64))
     }
+
+    /// An error unless every one of `cells` exists.
+    pub fn check_cells(&self, cells: impl IntoIterator<Item = u32>) -> Result<(), DeviceError> {
+        match cells.into_iter().find(|&c| c as usize >= self.n_cells) {
+            Some(cell) => Err(DeviceError(format!(
+                "the KV cache has no cell {cell} (it has {})",
+                self.n_cells
+            ))),
+            None => Ok(()),
+        }
+    }
+
+    /// Bytes that `n` cells export to.
+    pub fn exported_bytes(&self, n: usize) -> u64 {
+        KvShape {
+            n_cells: n,
+            ..*self
+        }
+        .bytes()
+    }
+
+    /// An error unless `found` bytes are what `n` cells export to.
+    pub fn check_exported(&self, n: usize, found: usize) -> Result<(), DeviceError> {
+        let expected = self.exported_bytes(n);
+        match found as u64 == expected {
+            true => Ok(()),
+            false => Err(DeviceError(format!(
+                "the saved keys and values of {n} cells are {found} bytes long, expected \
+                 {expected} for this model and KV type"
+            ))),
+        }
+    }
 }
 
 /// The mapped file that tensors lie in; backends may hold on to it.

@@ -201,6 +201,44 @@ fn unsafe_is_only_where_the_plan_has_it() {
     }
 }
 
+/// Files that may ask whether ggml is built in: the engine's seam, and the module's declaration.
+const GGML_SEAM: [&str; 3] = ["src/engine/devices.rs", "src/engine/stage.rs", "src/lib.rs"];
+
+/// The features of devices that `source` asks for.
+fn asks_for_device(source: &str) -> bool {
+    let features = ["ggml", "cuda", "vulkan", "metal", "rocm"];
+    let source: Vec<&str> = source.lines().map(code).collect();
+    let names = source.join("\n");
+    let asked = names.split("feature").skip(1).filter_map(|rest| {
+        let rest = rest.trim_start().strip_prefix('=')?;
+        rest.trim_start().strip_prefix('"')?.split('"').next()
+    });
+    asked.into_iter().any(|name| features.contains(&name))
+}
+
+#[test]
+fn only_the_seam_asks_whether_ggml_is_built_in() {
+    let mut files = Vec::new();
+    rust_files(&repository("src"), &mut files);
+    let asking = files.iter().filter(|path| {
+        let source = fs::read_to_string(path).unwrap();
+        asks_for_device(&source)
+    });
+    let mut asking: Vec<String> = asking
+        .map(|path| {
+            let name = path.strip_prefix(repository("")).unwrap();
+            name.to_string_lossy().replace('\\', "/")
+        })
+        .collect();
+    asking.sort();
+    assert_eq!(asking, GGML_SEAM);
+    assert!(asks_for_device("#[cfg(not(feature = \"cuda\"))]"));
+    assert!(asks_for_device("if cfg!(any(unix, feature=\"ggml\")) {"));
+    assert!(!asks_for_device(
+        "#[cfg(feature = \"serve\")] // feature = \"ggml\""
+    ));
+}
+
 /// The test itself can fail: forbidden lines are found, however they are written.
 #[test]
 fn forbidden_lines_are_found() {

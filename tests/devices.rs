@@ -1,11 +1,14 @@
 //! The devices under test: what is true on each of them, and how near it comes to the references.
 
+use std::path::Path;
+
 use katari::engine::{
     DeviceChoice, Engine, EngineOptions, Feed, GpuLayers, SessionError, compare, devices,
 };
 use katari::kv::KvType;
+use katari_gguf::Gguf;
 
-use crate::support::{Tiny, relative_rms};
+use crate::support::{Tiny, relative_rms, scratch};
 
 /// A device, and how far its results may be from the references', in units of what the CPU
 /// backend may be off where a field does not say otherwise.
@@ -194,6 +197,30 @@ fn operations_traced_are_those_of_the_cpu(backend: &Backend) {
         let logits = logits.rows().collect::<Vec<_>>().concat();
         assert!(backend.same(&found.last().unwrap().values, &logits));
     }
+}
+
+/// A weight of the second layer that is wrong on one side alone: the first operation that differs
+/// is the one that reads it.
+#[test]
+fn the_operation_with_the_fault_is_the_first_that_differs() {
+    let tiny = Tiny::new("gptneox");
+    let faulty = scratch("faulty-layer.gguf");
+    let mut bytes = std::fs::read(tiny.file()).unwrap();
+    let gguf = Gguf::parse(&bytes).unwrap();
+    let weight = gguf.tensor("blk.1.attn_output.weight").unwrap();
+    let at = (gguf.data_start() + weight.offset) as usize;
+    bytes[at..at + 4].copy_from_slice(&9f32.to_le_bytes());
+    std::fs::write(&faulty, bytes).unwrap();
+
+    let trace = |file: &Path| {
+        let mut engine = Engine::open(file, &CPU.options()).unwrap();
+        engine.session().trace(&prompt()).unwrap()
+    };
+    let (expected, found) = (trace(&tiny.file()), trace(&faulty));
+    let differences = compare(&expected, &found);
+    let first = differences.iter().find(|d| d.error > 0.0).unwrap().index;
+    assert_eq!(expected[first - 1].operation, "attend 1");
+    assert_eq!(expected[first].operation, "linear 1 of 1");
 }
 
 #[test]

@@ -149,7 +149,8 @@ impl Tiny {
         Tiny {
             architecture,
             n_layer: 3,
-            n_embd: 64,
+            // Heads of 64, which fused attention takes on every device.
+            n_embd: 128,
             n_head: 2,
             n_ctx: 64,
             format: Format::F32,

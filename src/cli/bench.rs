@@ -8,7 +8,7 @@ use std::time::Instant;
 use katari::bench::{
     Ahead, Bench, BenchError, Limits, Measured, Read, Test, Work, memory, synthetic,
 };
-use katari::engine::{Engine, EngineOptions, Feed, Isa, ModelFile};
+use katari::engine::{Engine, EngineOptions, Feed, Isa, ModelFile, memory_rate};
 use katari_gguf::{Format, keys};
 use katari_quantize::FileType;
 use katari_quantize::shapes::Shape;
@@ -33,7 +33,9 @@ const LOAD_PROMPT: usize = 16;
 /// The limits are measured in the same run on as many threads: the bandwidth is held against
 /// reading memory and nothing else (a sum over 2 GiB unless --stream says otherwise) just before
 /// and just after each repetition, the arithmetic against the kernels on a tile that stays in each
-/// core's cache. Shown is the median of the repetitions' shares. Bandwidth counts the bytes of the
+/// core's cache. Shown is the median of the repetitions' shares. Where another device runs all
+/// layers, its own memory is what the bandwidth is held against, and the arithmetic against
+/// nothing; with layers on both there is no one limit, and none is shown. Bandwidth counts the bytes of the
 /// weights and of the keys and values that a pass reads; arithmetic counts the products with
 /// weights.
 #[derive(Debug, clap::Args)]
@@ -153,6 +155,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         repetitions: usize::from(args.repetitions),
         stream: stream_memory(args.stream)?,
         multiply_rates: Vec::new(),
+        device_rate: None,
         progress: Progress::new(
             "runs",
             u64::from(args.repetitions) * (tests.len() as u64 + u64::from(args.load)),
@@ -170,8 +173,12 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let mut report = Report::new(name, type_name(&file), &file, &run.options);
     report.registers = run.limits.registers();
     run.measure_kernels(&work);
-    rows.extend(loaded.map(|row| run.row(row)));
     let mut engine = load(file, &run.options)?;
+    if run.hold_against(&engine)? {
+        report.registers = f64::NAN;
+        run.multiply_rates.clear();
+    }
+    rows.extend(loaded.map(|row| run.row(row)));
     for test in tests {
         let row = run.test(&mut engine, &work, test)?;
         rows.push(run.row(row));
@@ -288,6 +295,9 @@ struct Run {
     stream: Vec<u64>,
     /// Multiply-accumulates a second of the kernels of each format.
     multiply_rates: Vec<(Format, f64)>,
+    /// Bytes a second of the memory that the model lies in, once it is known that it is not the
+    /// CPU's: a device's own, or no number where the layers are split.
+    device_rate: Option<f64>,
     progress: Progress,
     done: u64,
 }
@@ -300,10 +310,23 @@ impl Run {
 
     fn row(&self, timed: Timed) -> Row {
         let rate = |format| {
-            let rates = self.multiply_rates.iter();
-            rates.filter(|r| r.0 == format).map(|r| r.1).sum()
+            let mut rates = self.multiply_rates.iter();
+            rates.find(|r| r.0 == format).map_or(f64::NAN, |r| r.1)
         };
         Row::new(&timed, rate)
+    }
+
+    /// Measures the memory of the device that runs the layers, where that is not the CPU.
+    /// Returns whether it is not.
+    fn hold_against(&mut self, engine: &Engine) -> Result<bool, Failure> {
+        let placement = engine.placement();
+        if self.device_rate.is_none() && placement.iter().any(|part| part.offloaded) {
+            self.device_rate = Some(match placement {
+                [whole] => memory_rate(&whole.device, self.options.threads())?,
+                _ => f64::NAN,
+            });
+        }
+        Ok(self.device_rate.is_some())
     }
 
     /// Takes the rate at which memory is read now, after `done` repetitions.
@@ -311,6 +334,10 @@ impl Run {
         if done > 0 {
             self.done += 1;
             self.progress.at(self.done, test);
+        }
+        if let Some(rate) = self.device_rate {
+            streams.push(rate);
+            return;
         }
         let passes = [Ahead::Processor, Ahead::Program];
         let rates = passes.map(|ahead| self.limits.stream(&self.stream, ahead));
@@ -382,6 +409,7 @@ impl Run {
                 };
                 Work::new(engine.gguf(), engine.hyper(), self.options.kv).of(prompt, LOAD_PROMPT)
             });
+            self.hold_against(&engine)?;
             drop(engine);
             self.between(&name, i, &mut streams);
         }

@@ -128,7 +128,7 @@ pub(super) struct Layer<'a> {
 pub(super) struct Kv {
     /// Keys and values of each layer.
     layouts: Vec<[Layout; 2]>,
-    n_cells: usize,
+    pub(super) shape: KvShape,
     /// Zeroed pages that take memory when they are first written.
     memory: MmapMut,
 }
@@ -166,7 +166,7 @@ impl Kv {
         let _ = memory.advise(memmap2::Advice::HugePage);
         Ok(Kv {
             layouts,
-            n_cells: shape.n_cells,
+            shape: *shape,
             memory,
         })
     }
@@ -221,17 +221,6 @@ impl Kv {
         });
     }
 
-    /// An error unless every one of `cells` exists.
-    pub(super) fn check(&self, cells: impl IntoIterator<Item = u32>) -> Result<(), DeviceError> {
-        match cells.into_iter().find(|&c| c as usize >= self.n_cells) {
-            Some(cell) => Err(DeviceError(format!(
-                "the KV cache has no cell {cell} (it has {})",
-                self.n_cells
-            ))),
-            None => Ok(()),
-        }
-    }
-
     /// Applies `turn` to the first `dims` values of every head of the keys in `cells`; only
     /// blocks that hold any of them are packed anew.
     pub(super) fn turn_keys(
@@ -267,12 +256,6 @@ impl Kv {
         }
     }
 
-    /// Bytes that `n` cells export to.
-    fn exported_bytes(&self, n: usize) -> usize {
-        let stores = self.layouts.as_flattened().iter();
-        n * stores.map(|s| s.n_head * s.head_bytes).sum::<usize>()
-    }
-
     /// Where the heads of `cells` lie: for each layer the keys of each cell, then the values of
     /// each, a cell's heads one after another.
     fn spans(&self, cells: &[u32]) -> impl Iterator<Item = Range<usize>> {
@@ -285,7 +268,7 @@ impl Kv {
 
     /// The bytes of `cells`, in order of [`Kv::spans`].
     pub(super) fn export(&self, cells: &[u32]) -> Vec<u8> {
-        let mut bytes = Vec::with_capacity(self.exported_bytes(cells.len()));
+        let mut bytes = Vec::with_capacity(self.shape.exported_bytes(cells.len()) as usize);
         for span in self.spans(cells) {
             bytes.extend_from_slice(&self.memory[span]);
         }
@@ -294,15 +277,7 @@ impl Kv {
 
     /// Puts back what [`Kv::export`] gave.
     pub(super) fn import(&mut self, cells: &[u32], bytes: &[u8]) -> Result<(), DeviceError> {
-        let expected = self.exported_bytes(cells.len());
-        if bytes.len() != expected {
-            return Err(DeviceError(format!(
-                "the saved keys and values of {} cells are {} bytes long, expected {expected} \
-                 for this model and KV type",
-                cells.len(),
-                bytes.len()
-            )));
-        }
+        self.shape.check_exported(cells.len(), bytes.len())?;
         let mut rest = bytes;
         for layout in self.layouts.as_flattened() {
             for &cell in cells {

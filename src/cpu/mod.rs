@@ -137,7 +137,7 @@ impl Device for Cpu {
     fn shift_keys(&mut self, cells: &[u32], delta: i32, rope: &Rope) -> Result<(), DeviceError> {
         let math = self.ops.kernels.math();
         let kv = self.kv()?;
-        kv.check(cells.iter().copied())?;
+        kv.shape.check_cells(cells.iter().copied())?;
         let mut table = RopeTable::default();
         table.set(rope, std::iter::once(delta as f32));
         let (cos, sin) = table.row(0);
@@ -149,7 +149,8 @@ impl Device for Cpu {
 
     fn copy_cells(&mut self, pairs: &[(u32, u32)]) -> Result<(), DeviceError> {
         let kv = self.kv()?;
-        kv.check(pairs.iter().flat_map(|&(from, to)| [from, to]))?;
+        kv.shape
+            .check_cells(pairs.iter().flat_map(|&(from, to)| [from, to]))?;
         kv.copy(pairs);
         Ok(())
     }
@@ -159,13 +160,13 @@ impl Device for Cpu {
         let Some(kv) = kv.as_ref() else {
             return Err(DeviceError("no KV cache was allocated".into()));
         };
-        kv.check(cells.iter().copied())?;
+        kv.shape.check_cells(cells.iter().copied())?;
         Ok(kv.export(cells))
     }
 
     fn import(&mut self, cells: &[u32], bytes: &[u8]) -> Result<(), DeviceError> {
         let kv = self.kv()?;
-        kv.check(cells.iter().copied())?;
+        kv.shape.check_cells(cells.iter().copied())?;
         kv.import(cells, bytes)
     }
 }

@@ -59,7 +59,8 @@ impl CpuOps {
             )));
         }
         if let Some(kv) = self.kv.get_mut() {
-            kv.check(batch.rows.iter().map(|row| row.cell))?;
+            kv.shape
+                .check_cells(batch.rows.iter().map(|row| row.cell))?;
             for row in batch.rows {
                 let cells = batch.ledger.cells(row.sequence);
                 if cells.get(row.position as usize) != Some(&row.cell) {
@@ -68,7 +69,7 @@ impl CpuOps {
                         row.position, row.sequence, row.cell
                     )));
                 }
-                kv.check(cells.iter().copied())?;
+                kv.shape.check_cells(cells.iter().copied())?;
             }
         }
         // Buffers of a long prompt are of no use to the single rows that follow.

@@ -187,7 +187,7 @@ pub fn memory_rate(device: &str, threads: usize) -> Result<f64, DeviceError> {
 }
 
 #[cfg(feature = "ggml")]
-pub(super) use crate::ggml::{Found as Target, devices as found};
+pub(super) use crate::ggml::{Found as Target, complaints, devices as found};
 
 /// A device of ggml's; a build without it has none.
 #[cfg(not(feature = "ggml"))]
@@ -227,6 +227,12 @@ impl fmt::Display for Target {
     }
 }
 
+/// What ggml said of devices that it could not bring up; nothing without it.
+#[cfg(not(feature = "ggml"))]
+fn complaints() -> Option<String> {
+    None
+}
+
 /// The devices that the linked ggml has; none without it.
 #[cfg(not(feature = "ggml"))]
 pub(super) fn found() -> Vec<Target> {
@@ -264,8 +270,9 @@ pub(super) fn choose(choice: DeviceChoice) -> Result<Vec<Target>, DeviceError> {
             family.feature()
         ),
     };
+    let said = complaints().map_or(String::new(), |said| format!(" (ggml says: {said})"));
     Err(DeviceError(format!(
-        "there is no device {choice} here (there is {}){next}",
+        "there is no device {choice} here (there is {}){next}{said}",
         here.join(", ")
     )))
 }

@@ -95,31 +95,36 @@ pub(super) unsafe fn operations(graph: Ptr<ggml_cgraph>) -> impl Iterator<Item =
     nodes.filter(|&node| !VIEWS.contains(&unsafe { (*node).op }))
 }
 
-impl Graph {
-    /// An error where `device` lacks one of the operations, which would end the process.
-    pub(super) fn check(&self, device: ggml_backend_dev_t) -> Result<(), DeviceError> {
-        // SAFETY: the graph lives in our context; a device is asked and computes nothing; names
-        // are strings that live as long as the program.
-        let lacking = unsafe {
-            operations(self.graph)
-                .find(|&node| !ggml_backend_dev_supports_op(device, node))
-                .map(|node| {
-                    let types = (*node).src.iter().take_while(|source| !source.is_null());
-                    let types: Vec<String> = types
-                        .map(|source| text(ggml_type_name((**source).type_)))
-                        .collect();
-                    (text(ggml_op_desc(node)), types.join(", "))
-                })
-        };
-        match lacking {
-            None => Ok(()),
-            Some((operation, types)) => Err(DeviceError(format!(
-                "the device has no operation {operation} on {types}; give --kv f16, or leave the \
-                 layers to the CPU with --device cpu"
-            ))),
-        }
+/// An error where `device` lacks one of the operations of `graph`, which would end the process.
+///
+/// # Safety
+/// As for [`operations`]; `device` is from ggml's list.
+pub(super) unsafe fn check(
+    graph: Ptr<ggml_cgraph>,
+    device: ggml_backend_dev_t,
+) -> Result<(), DeviceError> {
+    // SAFETY: as the caller promised; a device is asked and computes nothing; nodes and their
+    // sources live with the graph, and names as long as the program.
+    let lacking = unsafe {
+        operations(graph)
+            .find(|&node| !ggml_backend_dev_supports_op(device, node))
+            .map(|node| {
+                let sources = (*node).src.iter().take_while(|source| !source.is_null());
+                let types = sources.map(|source| text(ggml_type_name((**source).type_)));
+                (text(ggml_op_desc(node)), types.collect::<Vec<_>>())
+            })
+    };
+    match lacking {
+        None => Ok(()),
+        Some((operation, types)) => Err(DeviceError(format!(
+            "the device has no operation {operation} on {}; give --kv f16, or leave the layers \
+             to the CPU with --device cpu",
+            types.join(", ")
+        ))),
     }
+}
 
+impl Graph {
     /// Fills the inputs for a batch of the recorded shape.
     pub(super) fn fill(
         &self,
@@ -225,7 +230,7 @@ impl Key {
                     row.position, row.sequence, row.cell
                 )));
             }
-            kv.check(cells.iter().copied())?;
+            kv.shape.check_cells(cells.iter().copied())?;
             last = cells
                 .iter()
                 .fold(last, |last, &cell| last.max(cell as usize));

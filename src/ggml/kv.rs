@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use super::graph::check;
 use super::owned::{Allocator, Backend, Buffer, Context, Ptr};
 use super::sys::*;
 use crate::kv::KvType;
@@ -92,32 +93,13 @@ impl Kv {
         })
     }
 
-    /// An error unless every one of `cells` exists.
-    pub(super) fn check(&self, cells: impl IntoIterator<Item = u32>) -> Result<(), DeviceError> {
-        match cells
-            .into_iter()
-            .find(|&c| c as usize >= self.shape.n_cells)
-        {
-            Some(cell) => Err(DeviceError(format!(
-                "the KV cache has no cell {cell} (it has {})",
-                self.shape.n_cells
-            ))),
-            None => Ok(()),
-        }
-    }
-
     fn stores(&self) -> impl Iterator<Item = &Store> {
         self.layers.as_flattened().iter()
     }
 
-    /// Bytes that `n` cells export to.
-    fn exported_bytes(&self, n: usize) -> usize {
-        n * self.stores().map(|s| s.row_bytes).sum::<usize>()
-    }
-
     /// The bytes of checked `cells`, layer by layer: keys of each cell, then values.
     pub(super) fn export(&self, cells: &[u32]) -> Vec<u8> {
-        let mut bytes = vec![0; self.exported_bytes(cells.len())];
+        let mut bytes = vec![0; self.shape.exported_bytes(cells.len()) as usize];
         let mut rest = bytes.as_mut_slice();
         for store in self.stores() {
             for run in runs(cells) {
@@ -137,15 +119,7 @@ impl Kv {
 
     /// Puts back what [`Kv::export`] gave, into checked `cells`.
     pub(super) fn import(&mut self, cells: &[u32], bytes: &[u8]) -> Result<(), DeviceError> {
-        let expected = self.exported_bytes(cells.len());
-        if bytes.len() != expected {
-            return Err(DeviceError(format!(
-                "the saved keys and values of {} cells are {} bytes long, expected {expected} \
-                 for this model and KV type",
-                cells.len(),
-                bytes.len()
-            )));
-        }
+        self.shape.check_exported(cells.len(), bytes.len())?;
         let mut rest = bytes;
         for store in self.stores() {
             for run in runs(cells) {
@@ -222,14 +196,17 @@ impl Kv {
             }
             (graph, positions, rows, targets)
         };
+        let graph = Ptr::new(graph, || "no memory for a graph".into())?;
+        // SAFETY: the graph lives in the context, and is complete.
+        unsafe { check(graph, backend.device)? };
         let mut allocator = Allocator::new(backend.device)?;
-        allocator.place(graph, backend.device)?;
+        allocator.place(graph.get(), backend.device)?;
         let cells32: Vec<i32> = cells.iter().map(|&c| c as i32).collect();
         let cells64: Vec<i64> = cells.iter().map(|&c| i64::from(c)).collect();
         set(positions, &vec![delta; cells.len()]);
         set(rows, &cells32);
         set(targets, &cells64);
-        backend.compute(graph)
+        backend.compute(graph.get())
     }
 }
 

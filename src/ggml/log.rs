@@ -32,12 +32,18 @@ unsafe extern "C" fn hear(level: ggml_log_level, text: *const c_char, _: *mut c_
     }
 }
 
-/// An error that says `what`, and what ggml said before.
-pub(super) fn explain(what: String) -> DeviceError {
+/// What ggml said since it was last asked, on one line; why a driver's devices are not there, say.
+pub fn complaints() -> Option<String> {
     let mut messages = MESSAGES.lock().unwrap_or_else(PoisonError::into_inner);
     let said = std::mem::take(&mut *messages);
-    match said.trim() {
-        "" => DeviceError(what),
-        said => DeviceError(format!("{what} ({})", said.replace('\n', "; "))),
+    let said = said.trim().replace('\n', "; ");
+    Some(said).filter(|said| !said.is_empty())
+}
+
+/// An error that says `what`, and what ggml said before.
+pub(super) fn explain(what: String) -> DeviceError {
+    match complaints() {
+        None => DeviceError(what),
+        Some(said) => DeviceError(format!("{what} ({said})")),
     }
 }

@@ -25,6 +25,7 @@ mod tests;
 mod weights;
 
 pub use device::{Found, devices};
+pub use log::complaints;
 pub use ops::{Recorder, Value};
 pub use weights::Tensor;
 
@@ -88,7 +89,8 @@ impl Ggml {
         let recorder = Recorder::new(key, self.kv()?, self.coarse_gelu)?;
         let result = forward(&recorder);
         let graph = recorder.finish(result)?;
-        graph.check(self.backend.device)?;
+        // SAFETY: the graph lives in its context, and is complete.
+        unsafe { graph::check(graph.graph, self.backend.device)? };
         match self.allocator.place(graph.graph.get(), self.backend.device) {
             Ok(false) => {}
             // Their memory is gone.
@@ -209,7 +211,7 @@ impl Device for Ggml {
     }
 
     fn shift_keys(&mut self, cells: &[u32], delta: i32, rope: &Rope) -> Result<(), DeviceError> {
-        self.kv()?.check(cells.iter().copied())?;
+        self.kv()?.shape.check_cells(cells.iter().copied())?;
         match &mut self.kv {
             Some(kv) => kv.shift_keys(&self.backend, cells, delta, rope),
             None => Ok(()),
@@ -218,7 +220,8 @@ impl Device for Ggml {
 
     fn copy_cells(&mut self, pairs: &[(u32, u32)]) -> Result<(), DeviceError> {
         self.kv()?
-            .check(pairs.iter().flat_map(|&(from, to)| [from, to]))?;
+            .shape
+            .check_cells(pairs.iter().flat_map(|&(from, to)| [from, to]))?;
         match &mut self.kv {
             Some(kv) => kv.copy(pairs),
             None => Ok(()),
@@ -227,12 +230,12 @@ impl Device for Ggml {
 
     fn export(&self, cells: &[u32]) -> Result<Vec<u8>, DeviceError> {
         let kv = self.kv()?;
-        kv.check(cells.iter().copied())?;
+        kv.shape.check_cells(cells.iter().copied())?;
         Ok(kv.export(cells))
     }
 
     fn import(&mut self, cells: &[u32], bytes: &[u8]) -> Result<(), DeviceError> {
-        self.kv()?.check(cells.iter().copied())?;
+        self.kv()?.shape.check_cells(cells.iter().copied())?;
         match &mut self.kv {
             Some(kv) => kv.import(cells, bytes),
             None => Ok(()),

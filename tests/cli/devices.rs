@@ -58,3 +58,57 @@ fn a_device_that_is_not_here_is_an_error() {
     let output = run(&["logits", &file, "--ids", "1", "--gpu-layers", "most"]);
     assert_fails(&output, 2, &["'most'", "expected a number, auto or all"]);
 }
+
+#[cfg(feature = "ggml")]
+#[test]
+fn bench_holds_a_device_against_its_own_memory() {
+    let file = model(CHECKPOINTS[0]);
+    let args = ["bench", &file, "--device", "ggml-cpu", "-t1"];
+    let quick = ["-p", "4", "-n", "2", "-r", "1", "--stream", "1"];
+    let args = [&args[..], &quick[..]].concat();
+    let rows = json(&[&args[..], &["--json"]].concat());
+    for row in rows.as_array().unwrap() {
+        assert!(row["stream_gb_s"].as_f64().unwrap() > 0.0, "{row}");
+        assert!(row["bandwidth_share"].as_f64().unwrap() > 0.0, "{row}");
+        assert!(row["kernel_gmac_s"].is_null(), "{row}");
+        assert!(row["registers_gflop_s"].is_null(), "{row}");
+    }
+    let text = stdout(&args);
+    assert!(
+        !text.contains("registers") && !text.contains("NaN"),
+        "{text}"
+    );
+    // No one limit where layers are on both.
+    let split = json(&[&args[..], &["--gpu-layers", "1", "--json"]].concat());
+    assert!(split[0]["stream_gb_s"].is_null(), "{split}");
+    assert!(split[0]["tokens_per_second"].as_f64().unwrap() > 0.0);
+}
+
+/// `--device` and `--gpu-layers` say the same on every verb that runs a model.
+#[cfg(feature = "ggml")]
+#[test]
+fn every_verb_that_runs_a_model_runs_it_on_the_device() {
+    let file = model(CHECKPOINTS[0]);
+    let device = ["--device", "ggml-cpu", "--gpu-layers", "1", "-t1"];
+    let ids = scratch("device-ids.json");
+    fs::write(&ids, "[5, 6, 7, 8, 9]").unwrap();
+    let ids = ids.to_str().unwrap();
+    for verb in [
+        &["run", &file, "a", "-n", "2"][..],
+        &["logits", &file, "--ids", "5,6"],
+        &["perplexity", &file, "--ids-file", ids, "--window", "4"],
+        &[
+            "bench", &file, "-p", "2", "-n", "0", "-r", "1", "--stream", "1",
+        ],
+    ] {
+        let output = run(&[verb, &device[..]].concat());
+        let said = stderr_of(&output);
+        assert!(output.status.success(), "{verb:?}: {said}");
+        for part in ["cpu: layers 1 to ", "ggml-cpu: layers "] {
+            let found = said.lines().any(|line| line.starts_with(part));
+            assert!(found, "{verb:?}: no '{part}' in {said}");
+        }
+        let nowhere = run(&[verb, &["--device", "cuda:99"]].concat());
+        assert_fails(&nowhere, 1, &["no device cuda:99 here"]);
+    }
+}

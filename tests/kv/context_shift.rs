@@ -41,7 +41,8 @@ fn shift_tolerance(kv: KvType) -> f64 {
         KvType::F32 => 1e-5,
         KvType::F16 => 2e-3,
         KvType::Q8_0 => 2e-2,
-        KvType::Q4_0 => 0.25,
+        // 0.34 at most on these models; keys that were not turned are 0.44 off.
+        KvType::Q4_0 => 0.38,
     }
 }
 

@@ -112,7 +112,7 @@ fn lying_hyper_parameters() {
         (
             arch::block_count(n),
             4u32.into(),
-            "no tensor 'blk.3.attn_norm.weight' (expected [64])",
+            "no tensor 'blk.3.attn_norm.weight' (expected [128])",
         ),
         (
             arch::block_count(n),
@@ -121,13 +121,13 @@ fn lying_hyper_parameters() {
         ),
         (
             arch::embedding_length(n),
-            128u32.into(),
-            "tensor 'token_embd.weight' is [96, 64], expected [96, 128]",
+            256u32.into(),
+            "tensor 'token_embd.weight' is [96, 128], expected [96, 256]",
         ),
         (
             arch::feed_forward_length(n),
             64u32.into(),
-            "tensor 'blk.0.ffn_up.weight' is [128, 64], expected [64, 64]",
+            "tensor 'blk.0.ffn_up.weight' is [256, 128], expected [64, 128]",
         ),
         (arch::head_count(n), 3u32.into(), "is 3, expected a divisor"),
         (arch::head_count(n), 0u32.into(), "is 0, expected 1 to"),
@@ -139,8 +139,8 @@ fn lying_hyper_parameters() {
         ),
         (
             arch::rope_dimension_count(n),
-            33u32.into(),
-            "is 33, expected an even number up to",
+            65u32.into(),
+            "is 65, expected an even number up to",
         ),
         (
             arch::rope_freq_base(n),

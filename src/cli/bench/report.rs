@@ -159,24 +159,32 @@ impl Report {
         for row in rows {
             let peak = row.peak_rss_bytes.map_or(String::new(), output::bytes);
             text += &format!(
-                "| {} | {:.2} ± {:.2} | {:.1} | {:.0} % of {:.1} | {:.1} | {:.0} % of {:.1} | {:.3} | {peak} |\n",
+                "| {} | {:.2} ± {:.2} | {:.1} | {} | {:.1} | {} | {:.3} | {peak} |\n",
                 row.test,
                 row.tokens_per_second,
                 row.spread,
                 row.bandwidth_gb_s,
-                row.bandwidth_share * 100.0,
-                row.stream_gb_s,
+                share(row.bandwidth_share, row.stream_gb_s),
                 row.arithmetic_gmac_s,
-                row.arithmetic_share * 100.0,
-                row.kernel_gmac_s,
+                share(row.arithmetic_share, row.kernel_gmac_s),
                 row.seconds,
             );
         }
-        text += &format!(
-            "\nIn registers alone the threads reach {:.1} GFLOP/s.\n",
-            self.registers / 1e9
-        );
+        if !self.registers.is_nan() {
+            text += &format!(
+                "\nIn registers alone the threads reach {:.1} GFLOP/s.\n",
+                self.registers / 1e9
+            );
+        }
         text
+    }
+}
+
+/// `62 % of 60.6`; nothing where there is no limit.
+fn share(share: f64, limit: f64) -> String {
+    match limit.is_nan() {
+        true => String::new(),
+        false => format!("{:.0} % of {limit:.1}", share * 100.0),
     }
 }
 
