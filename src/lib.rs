@@ -2,13 +2,14 @@
 //!
 //! The rooms, and which may use which:
 //!
-//! - `serve` (a feature, on by default) answers over HTTP: uses `schedule`, `engine`, `sampler`,
-//!   `text`
+//! - `serve` (a feature, on by default) answers over HTTP: uses `schedule`, `engine`, `constrain`,
+//!   `sampler`, `text`
 //! - [`schedule`] forms batches: uses `engine`, `sampler`, `text`
 //! - [`engine`] opens a file and owns a session: uses `models`, `cpu`, `ggml`, `ops`, `kv` and the
 //!   gguf crate
 //! - [`mod@bench`] measures an engine: uses `engine`, `models`, `cpu`, `ops`, `kv`, and the gguf and
 //!   quantize crates
+//! - [`constrain`] says what a text must look like: uses `sampler`, `text`
 //! - [`models`] one file an architecture: uses `ops` and the gguf crate
 //! - [`cpu`] the CPU backend: uses `ops`, the types of `kv` and the gguf crate
 //! - `ggml` (with the feature of its name) the ggml backend, CUDA among its devices: uses `ops`, the
@@ -21,6 +22,7 @@
 #![deny(unsafe_code)]
 
 pub mod bench;
+pub mod constrain;
 pub mod cpu;
 pub mod engine;
 #[cfg(feature = "ggml")]

@@ -5,7 +5,7 @@
     pip install openai ollama koboldapi llm langchain-openai langchain-ollama
     python tests/clients.py http://127.0.0.1:8080
 
-Each check compares what streams with what comes whole, for one seed.
+Names after the address choose among the checks (openai ollama koboldapi ...). Each check compares what streams with what comes whole, for one seed.
 """
 
 import asyncio
@@ -124,8 +124,9 @@ def check_llm():
 
 
 failed = []
+chosen = sys.argv[2:]
 for name, check in list(globals().items()):
-    if name.startswith("check_"):
+    if name.startswith("check_") and (not chosen or name[6:] in chosen):
         try:
             check()
             print(f"ok      {name[6:]}")

@@ -1,6 +1,7 @@
 //! Integration tests, one binary: each module is a subject.
 mod arrows;
 mod cli;
+mod constrain;
 mod devices;
 mod kv;
 #[cfg(feature = "ggml")]

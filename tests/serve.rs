@@ -1,5 +1,6 @@
 //! The server as its clients meet it: raw HTTP to a process of its own, with the demo model.
 
+mod constrain;
 mod guard;
 mod kobold;
 mod limits;
@@ -307,4 +308,55 @@ fn told_to_end_it_lets_a_text_come_to_its_end() {
     stream.read_to_string(&mut rest).unwrap();
     assert!(rest.contains("\"stop\":true"), "{rest}");
     assert_eq!(server.child.wait().unwrap().code(), Some(0));
+}
+
+/// The document and the router are made of one list; what the document says is asked here.
+#[test]
+fn the_document_names_every_endpoint_and_every_field() {
+    let server = Server::start_chat(&[]);
+    let document = server.get("/openapi.json").json();
+    assert_eq!(document["openapi"], "3.1.0");
+    let paths = document["paths"].as_object().unwrap();
+    for path in [
+        "/",
+        "/openapi.json",
+        "/v1/completions",
+        "/completion",
+        "/api/chat",
+        "/health",
+    ] {
+        assert!(paths.contains_key(path), "{path}");
+    }
+    for (path, methods) in paths {
+        let there = path.replace("{id}", "absent");
+        for method in ["GET", "POST", "PUT"] {
+            // Without a body, or with one that asks for little.
+            let body = json!({"messages": [{"role": "user", "content": "猫"}], "tokens": [1],
+                "prompt": "猫", "max_tokens": 1, "num_predict": 1});
+            let body = if method == "GET" {
+                String::new()
+            } else {
+                body.to_string()
+            };
+            let status = server.request(method, &there, &[], &body).status;
+            let named = methods.get(method.to_ascii_lowercase()).is_some();
+            let expected = match (named, path.contains("{id}")) {
+                (true, false) => 200,
+                (true, true) => 404,
+                (false, _) => 405,
+            };
+            assert_eq!(status, expected, "{method} {path}");
+        }
+    }
+    // There is no other way to add a route.
+    for entry in std::fs::read_dir(repository("src/serve")).unwrap() {
+        let path = entry.unwrap().path();
+        if path.is_file() && !path.ends_with("endpoints.rs") {
+            let source = std::fs::read_to_string(&path).unwrap();
+            assert!(!source.contains(".route("), "{}", path.display());
+        }
+    }
+    let fields = &document["components"]["schemas"]["Writing"]["properties"];
+    assert_eq!(fields["temperature"]["type"], json!(["number", "null"]));
+    assert_eq!(fields["xtc_probability"], fields["rep_pen"]);
 }

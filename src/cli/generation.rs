@@ -1,15 +1,17 @@
 //! How to write: the sampling flags, and the loop that runs one request.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::str::FromStr;
 
-use katari::sampler::{self, Params, Step};
+use katari::constrain::{Rule, Vocabulary};
+use katari::sampler::{self, Constraint, Params, Step};
 use katari::schedule::{Limits, WhenContextIsFull};
 use katari::text::{SpecialTokens, Tokenizer};
 
 use super::card::Card;
 use super::failure::Failure;
-use super::model::Model;
+use super::model::{Model, read_text};
 
 /// How many tokens are written where neither the command line nor the file's card says.
 const DEFAULT_NEW_TOKENS: usize = 256;
@@ -43,6 +45,12 @@ pub struct GenerationArgs {
     /// With --shift, never forget the first N tokens
     #[arg(long, value_name = "N", requires = "shift", default_value_t = 0)]
     keep: u32,
+    /// Write only what the grammar in PATH allows (GBNF, as llama.cpp has it)
+    #[arg(long, value_name = "PATH", conflicts_with = "json_schema")]
+    grammar: Option<PathBuf>,
+    /// Write only JSON that satisfies the JSON schema in PATH
+    #[arg(long, value_name = "PATH")]
+    json_schema: Option<PathBuf>,
     /// Seed of the draw: the same seed writes the same text [default: random, and reported]
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
@@ -118,6 +126,8 @@ pub struct Settings {
     pub stop: Vec<String>,
     pub seed: u64,
     pub when_full: WhenContextIsFull,
+    /// What each text must look like.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 impl GenerationArgs {
@@ -153,7 +163,24 @@ impl GenerationArgs {
                 },
                 false => WhenContextIsFull::Stop,
             },
+            constraint: self.constraint(&model.tokenizer)?,
         })
+    }
+
+    /// What the grammar or the schema asks for.
+    fn constraint(&self, tokenizer: &Tokenizer) -> Result<Option<Box<dyn Constraint>>, Failure> {
+        let (path, rule) = match (&self.grammar, &self.json_schema) {
+            (Some(path), _) => (path, Rule::Grammar(read_text(path)?)),
+            (None, Some(path)) => {
+                let wrong = |e| Failure::usage(format_args!("{}: no JSON: {e}", path.display()));
+                let schema = serde_json::from_str(&read_text(path)?).map_err(wrong)?;
+                (path, Rule::JsonSchema(schema))
+            }
+            (None, None) => return Ok(None),
+        };
+        let constraint = Vocabulary::new(tokenizer).and_then(|v| v.constraint(&rule));
+        (constraint.map(Some))
+            .map_err(|error| Failure::usage(format_args!("{}: {error}", path.display())))
     }
 
     /// `params` with what the flags change.

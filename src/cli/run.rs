@@ -21,6 +21,7 @@ use super::{chat, output};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     katari run model.gguf \"昔々、あるところに\" --echo\n  \
+    katari run model.gguf \"登場人物: \" --json-schema person.json\n  \
     katari run model.gguf --file chapter1.txt --max-new-tokens 400 --temperature 0.8 --seed 7\n  \
     katari run instruct.gguf --chat")]
 pub struct Args {

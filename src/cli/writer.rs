@@ -54,6 +54,7 @@ pub fn write(
         seed: settings.seed,
         when_full: settings.when_full,
         logprobs: None,
+        constraint: settings.constraint.clone(),
     })?;
     let mut progress = None;
     let (mut text, mut ids) = (String::new(), Vec::new());
@@ -81,6 +82,9 @@ pub fn write(
     }
     failed?;
     let (finish, timings) = done.unwrap_or((Finish::Cancelled, Timings::default()));
+    if let Finish::ConstraintFailed(why) = finish {
+        return Err(Failure::with_code(1, why));
+    }
     if finish == Finish::NothingToDraw {
         return Err(Failure::with_code(
             1,
@@ -151,6 +155,7 @@ impl<'a> Report<'a> {
             Finish::Context => ("context", None),
             Finish::Cancelled => ("interrupted", None),
             Finish::NothingToDraw => ("nothing_to_draw", None),
+            Finish::ConstraintFailed(_) => ("constraint_failed", None),
         };
         Self {
             prompt,

@@ -2,20 +2,22 @@
 //!
 //! A [`Sampler`] is pure over its inputs: what it draws depends on its parameters, its seed,
 //! the logits and the tokens so far, and on nothing it did before. (But with mirostat, whose
-//! bound follows what was drawn.) First the surplus rows of
-//! the embedding, end-of-text tokens that come too early and banned words are ruled out; then
-//! the steps of [`Params::order`] change or remove what is left, each in a file of its own;
-//! then a token is drawn from the softmax.
+//! bound follows what was drawn, and with a [`Constraint`], which follows the text.) First the
+//! surplus rows of the embedding, end-of-text tokens that come too early, banned words and what
+//! the constraint does not allow are ruled out; then the steps of [`Params::order`] change or
+//! remove what is left, each in a file of its own; then a token is drawn from the softmax.
 //!
 //! The default order and the arithmetic of each step are those of `generate()` in Hugging
 //! Face's transformers, so that a model card's settings mean the same here.
 
 mod ban;
 mod candidates;
+mod constraint;
 mod draw;
 mod steps;
 
 pub use candidates::Candidate;
+pub use constraint::{Constraint, Next, Over};
 pub use draw::random_seed;
 pub use steps::{Dry, DynamicTemperature, Invalid, Mirostat, MirostatVersion, Params, Step, Xtc};
 
@@ -57,6 +59,8 @@ pub struct Sampler {
     drawable: Arc<[bool]>,
     draw: draw::Draw,
     bound: f64,
+    constraint: Option<Box<dyn Constraint>>,
+    over: Option<Over>,
     candidates: Candidates,
 }
 
@@ -75,8 +79,22 @@ impl Sampler {
             params,
             drawable,
             draw: draw::Draw::new(seed),
+            constraint: None,
+            over: None,
             candidates: Candidates::default(),
         })
+    }
+
+    /// Draws only what `constraint`, which is at the beginning of the text, allows. An
+    /// end-of-text token is allowed where the text may end, whatever it shows.
+    pub fn constrained(mut self, constraint: Option<Box<dyn Constraint>>) -> Self {
+        self.constraint = constraint;
+        self
+    }
+
+    /// Why nothing can be drawn, where that is the constraint's doing.
+    pub fn over(&self) -> Option<&Over> {
+        self.over.as_ref()
     }
 
     /// The parameters it was made with.
@@ -110,6 +128,12 @@ impl Sampler {
             draw: &self.draw,
         };
         ban::apply(&context, candidates);
+        if let Some(constraint) = &mut self.constraint {
+            self.over = constraint::apply(constraint.as_mut(), &self.params, candidates);
+            if self.over.is_some() {
+                candidates.retain(|_| false);
+            }
+        }
         for step in &self.params.order {
             step.apply(&context, candidates);
         }
@@ -117,8 +141,8 @@ impl Sampler {
         candidates.as_slice()
     }
 
-    /// The next token, or `None` where nothing can be drawn: every token is banned, or the
-    /// logits are not numbers.
+    /// The next token, or `None` where nothing can be drawn: every token is banned, the
+    /// logits are not numbers, or the text is [`over`](Self::over).
     pub fn sample(&mut self, logits: &[f32], history: &[u32], prompt_len: usize) -> Option<u32> {
         self.probabilities(logits, history, prompt_len);
         let n_generated = history.len().saturating_sub(prompt_len);
@@ -127,6 +151,11 @@ impl Sampler {
             && let Some(surprise) = self.candidates.surprise(drawn)
         {
             self.bound = mirostat.next_bound(self.bound, surprise);
+        }
+        if let Some(constraint) = &mut self.constraint
+            && !self.params.eos.contains(&drawn)
+        {
+            constraint.take(drawn);
         }
         Some(drawn)
     }

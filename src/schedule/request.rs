@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use crate::engine::SessionError;
-use crate::sampler::{Invalid, Params};
+use crate::sampler::{Constraint, Invalid, Params};
 
 /// Text to be written.
-#[derive(Debug, Clone, PartialEq, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Request {
     /// The tokens to go on from; at least one.
     pub prompt: Vec<u32>,
@@ -22,6 +22,8 @@ pub struct Request {
     pub when_full: WhenContextIsFull,
     /// Tell how likely each drawn token was, and this many of the likeliest in its place.
     pub logprobs: Option<usize>,
+    /// What the text must look like.
+    pub constraint: Option<Box<dyn Constraint>>,
 }
 
 /// How much to write. (At least how much, is in the sampling parameters.)
@@ -63,7 +65,7 @@ pub struct RequestId(pub u64);
 /// Why a request ended.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Finish {
-    /// The model drew its end-of-text token.
+    /// The model drew its end-of-text token, or what constrains the text allows nothing more.
     Eos,
     /// This stop string was written (it is not part of the text).
     Stop(String),
@@ -73,6 +75,8 @@ pub enum Finish {
     Context,
     /// Every token is banned, or the logits are not numbers.
     NothingToDraw,
+    /// What constrains the text could not say what may come next, and why.
+    ConstraintFailed(String),
     /// [`Schedule::cancel`](super::Schedule::cancel).
     Cancelled,
 }

@@ -8,7 +8,7 @@ use super::request::{
     Event, Finish, Limits, Logprobs, Request, RequestId, ScheduleError, Timings, WhenContextIsFull,
 };
 use super::stops::Stops;
-use crate::sampler::Sampler;
+use crate::sampler::{Over, Sampler};
 use crate::text::{TextStream, Tokenizer};
 
 /// A request that is being written.
@@ -48,7 +48,8 @@ impl<'a> Writer<'a> {
             prompt_len: request.prompt.len(),
             eos: request.sampling.eos.clone(),
             limits: request.limits,
-            sampler: Sampler::new(request.sampling, Arc::clone(&drawable), request.seed)?,
+            sampler: Sampler::new(request.sampling, Arc::clone(&drawable), request.seed)?
+                .constrained(request.constraint),
             logprobs: request.logprobs,
             drawable,
             stream: tokenizer.stream_after(&request.prompt),
@@ -107,7 +108,11 @@ impl<'a> Writer<'a> {
         self.prompted.get_or_insert(now);
         let drawn = self.sampler.sample(logits, &self.history, self.prompt_len);
         let Some(token) = drawn else {
-            return Some(Finish::NothingToDraw);
+            return Some(match self.sampler.over() {
+                Some(Over::Whole) => Finish::Eos,
+                Some(Over::Failed(why)) => Finish::ConstraintFailed(why.clone()),
+                None => Finish::NothingToDraw,
+            });
         };
         if self.eos.contains(&token) {
             return Some(Finish::Eos);

@@ -171,6 +171,8 @@ pub fn finish_reason(finish: &Finish) -> &'static str {
     match finish {
         Finish::Eos | Finish::Stop(_) | Finish::Cancelled => "stop",
         Finish::Length | Finish::Context | Finish::NothingToDraw => "length",
+        // Answered as an error.
+        Finish::ConstraintFailed(_) => "error",
     }
 }
 

@@ -8,9 +8,13 @@ use std::collections::HashSet;
 
 use serde_json::{Map, Value};
 
+use super::endpoints::Kind;
 use super::model::Model;
 use super::refusal::Refusal;
-use crate::sampler::{self, DynamicTemperature, Mirostat, MirostatVersion, Params, Step};
+use crate::constrain::Rule;
+use crate::sampler::{
+    self, Constraint, DynamicTemperature, Mirostat, MirostatVersion, Params, Step,
+};
 use crate::schedule::{Limits, Request};
 
 /// A JSON object.
@@ -42,6 +46,10 @@ pub struct Draft<'a> {
     pub logprobs: Option<usize>,
     /// Whether the answer comes in pieces, where the request says.
     pub stream: Option<bool>,
+    /// What each text must look like.
+    constraint: Option<Box<dyn Constraint>>,
+    /// The same as it was asked for, by the field of this name.
+    rule: Option<(&'static str, Rule)>,
     dry_breakers: Vec<String>,
     dynamic: Dynamic,
     /// The version, tau and eta.
@@ -59,35 +67,36 @@ struct Dynamic {
 }
 
 /// Sets a field of the draft from a value that is not null, or says what was expected.
-type Set = fn(&mut Draft<'_>, &Value) -> Result<(), &'static str>;
+pub type Set = fn(&mut Draft<'_>, &Value) -> Result<(), &'static str>;
 
-/// The spellings of a field, and what it sets.
-type Field = (&'static [&'static str], Set);
+/// The spellings of a field, what it holds, and what it sets.
+pub type Field = (&'static [&'static str], Kind, Set);
 
+/// The table.
 #[rustfmt::skip]
-const FIELDS: &[Field] = &[
+pub const FIELDS: &[Field] = &[
     // How much.
-    (&["max_completion_tokens", "max_tokens", "max_new_tokens", "max_length", "n_predict", "num_predict"],
+    (&["max_completion_tokens", "max_tokens", "max_new_tokens", "max_length", "n_predict", "num_predict"], Kind::Count,
         |d, v| { d.max_new = count(v)?; Ok(()) }),
-    (&["min_tokens", "min_new_tokens"],
+    (&["min_tokens", "min_new_tokens"], Kind::Count,
         |d, v| { d.sampling.min_new_tokens = count(v)?.unwrap_or(0).min(d.model.n_ctx); Ok(()) }),
-    (&["max_context_length", "truncation_length", "num_ctx"],
+    (&["max_context_length", "truncation_length", "num_ctx"], Kind::Count,
         |d, v| { d.context = count(v)?.filter(|&n| n > 0).unwrap_or(d.context).min(d.model.n_ctx); Ok(()) }),
-    (&["n"],
+    (&["n"], Kind::Count,
         |d, v| {
             d.n = count(v)?.filter(|n| (1..=MAX_TEXTS).contains(n)).ok_or("a count from 1 to 16")?;
             Ok(())
         }),
-    (&["stream"], |d, v| { d.stream = Some(flag(v)?); Ok(()) }),
+    (&["stream"], Kind::Flag, |d, v| { d.stream = Some(flag(v)?); Ok(()) }),
     // What ends it.
-    (&["stop", "stop_sequence", "stopping_strings", "stop_sequences"],
+    (&["stop", "stop_sequence", "stopping_strings", "stop_sequences"], Kind::Texts,
         |d, v| { d.stop = strings(v)?; Ok(()) }),
-    (&["ignore_eos", "ban_eos_token", "use_default_badwordsids"],
+    (&["ignore_eos", "ban_eos_token", "use_default_badwordsids"], Kind::Flag,
         |d, v| { d.sampling.ignore_eos |= flag(v)?; Ok(()) }),
     // What is told.
-    (&["n_probs", "top_logprobs"],
+    (&["n_probs", "top_logprobs"], Kind::Count,
         |d, v| { d.logprobs = count(v)?.filter(|&n| n > 0).map(|n| n.min(MAX_LOGPROBS)).or(d.logprobs); Ok(()) }),
-    (&["logprobs"],
+    (&["logprobs"], Kind::Other,
         |d, v| {
             d.logprobs = match v {
                 Value::Bool(false) => None,
@@ -97,55 +106,54 @@ const FIELDS: &[Field] = &[
             Ok(())
         }),
     // The draw.
-    (&["seed", "sampler_seed"], |d, v| { d.seed = seed(v)?; Ok(()) }),
+    (&["seed", "sampler_seed"], Kind::Count, |d, v| { d.seed = seed(v)?; Ok(()) }),
     // Penalties.
-    (&["rep_pen", "repetition_penalty", "repeat_penalty"],
+    (&["rep_pen", "repetition_penalty", "repeat_penalty"], Kind::Number,
         |d, v| set(&mut d.sampling.repetition_penalty, v, 0.01, 100.0)),
-    (&["rep_pen_range", "repetition_penalty_range", "repeat_last_n"],
+    (&["rep_pen_range", "repetition_penalty_range", "repeat_last_n"], Kind::Count,
         |d, v| { d.sampling.repetition_window = count(v)?; Ok(()) }),
-    (&["presence_penalty"], |d, v| set(&mut d.sampling.presence_penalty, v, -100.0, 100.0)),
-    (&["frequency_penalty"], |d, v| set(&mut d.sampling.frequency_penalty, v, -100.0, 100.0)),
-    (&["logit_bias"], biases),
-    (&["banned_tokens", "custom_token_bans", "banned_strings"], bans),
+    (&["presence_penalty"], Kind::Number, |d, v| set(&mut d.sampling.presence_penalty, v, -100.0, 100.0)),
+    (&["frequency_penalty"], Kind::Number, |d, v| set(&mut d.sampling.frequency_penalty, v, -100.0, 100.0)),
+    (&["logit_bias"], Kind::Other, biases),
+    (&["banned_tokens", "custom_token_bans", "banned_strings"], Kind::Other, bans),
     // The chain.
-    (&["temperature", "temp"], |d, v| set(&mut d.sampling.temperature, v, 0.0, 100.0)),
-    (&["top_k"], |d, v| { d.sampling.top_k = count(v)?.unwrap_or(0); Ok(()) }),
-    (&["top_p"], |d, v| set(&mut d.sampling.top_p, v, 0.0, 1.0)),
-    (&["min_p"], |d, v| set(&mut d.sampling.min_p, v, 0.0, 1.0)),
-    (&["typical", "typical_p", "typ_p"], |d, v| set(&mut d.sampling.typical_p, v, 0.0, 1.0)),
-    (&["top_a"], |d, v| set(&mut d.sampling.top_a, v, 0.0, 1.0)),
-    (&["tfs", "tfs_z"], |d, v| set(&mut d.sampling.tail_free, v, 0.0, 1.0)),
-    (&["nsigma", "top_n_sigma"], |d, v| set(&mut d.sampling.top_n_sigma, v, 0.0, 100.0)),
-    (&["xtc_probability"], |d, v| set(&mut d.sampling.xtc.probability, v, 0.0, 1.0)),
-    (&["xtc_threshold"], |d, v| set(&mut d.sampling.xtc.threshold, v, 0.0, 1.0)),
-    (&["dry_multiplier"], |d, v| set(&mut d.sampling.dry.multiplier, v, 0.0, 100.0)),
-    (&["dry_base"], |d, v| set(&mut d.sampling.dry.base, v, 1.0, 10.0)),
-    (&["dry_allowed_length"],
+    (&["temperature", "temp"], Kind::Number, |d, v| set(&mut d.sampling.temperature, v, 0.0, 100.0)),
+    (&["top_k"], Kind::Count, |d, v| { d.sampling.top_k = count(v)?.unwrap_or(0); Ok(()) }),
+    (&["top_p"], Kind::Number, |d, v| set(&mut d.sampling.top_p, v, 0.0, 1.0)),
+    (&["min_p"], Kind::Number, |d, v| set(&mut d.sampling.min_p, v, 0.0, 1.0)),
+    (&["typical", "typical_p", "typ_p"], Kind::Number, |d, v| set(&mut d.sampling.typical_p, v, 0.0, 1.0)),
+    (&["top_a"], Kind::Number, |d, v| set(&mut d.sampling.top_a, v, 0.0, 1.0)),
+    (&["tfs", "tfs_z"], Kind::Number, |d, v| set(&mut d.sampling.tail_free, v, 0.0, 1.0)),
+    (&["nsigma", "top_n_sigma"], Kind::Number, |d, v| set(&mut d.sampling.top_n_sigma, v, 0.0, 100.0)),
+    (&["xtc_probability"], Kind::Number, |d, v| set(&mut d.sampling.xtc.probability, v, 0.0, 1.0)),
+    (&["xtc_threshold"], Kind::Number, |d, v| set(&mut d.sampling.xtc.threshold, v, 0.0, 1.0)),
+    (&["dry_multiplier"], Kind::Number, |d, v| set(&mut d.sampling.dry.multiplier, v, 0.0, 100.0)),
+    (&["dry_base"], Kind::Number, |d, v| set(&mut d.sampling.dry.base, v, 1.0, 10.0)),
+    (&["dry_allowed_length"], Kind::Count,
         |d, v| { d.sampling.dry.allowed_length = count(v)?.unwrap_or(2).max(1); Ok(()) }),
-    (&["dry_penalty_last_n", "dry_range"],
+    (&["dry_penalty_last_n", "dry_range"], Kind::Count,
         |d, v| { d.sampling.dry.window = count(v)?; Ok(()) }),
-    (&["dry_sequence_breakers"], |d, v| { d.dry_breakers = breakers(v)?; Ok(()) }),
-    (&["dynamic_temperature"], |d, v| { d.dynamic.on = Some(flag(v)?); Ok(()) }),
-    (&["dynatemp_range"], |d, v| set(&mut d.dynamic.range, v, 0.0, 100.0)),
-    (&["dynatemp_low"], |d, v| set(&mut d.dynamic.low, v, 0.0, 100.0)),
-    (&["dynatemp_high"], |d, v| set(&mut d.dynamic.high, v, 0.0, 100.0)),
-    (&["dynatemp_exponent"], |d, v| set(&mut d.dynamic.exponent, v, 0.0, 100.0)),
-    (&["mirostat", "mirostat_mode"], |d, v| { d.mirostat.0 = count(v)?; Ok(()) }),
-    (&["mirostat_tau"], |d, v| set(&mut d.mirostat.1, v, 0.01, 100.0)),
-    (&["mirostat_eta"], |d, v| set(&mut d.mirostat.2, v, 0.0, 10.0)),
+    (&["dry_sequence_breakers"], Kind::Texts, |d, v| { d.dry_breakers = breakers(v)?; Ok(()) }),
+    (&["dynamic_temperature"], Kind::Flag, |d, v| { d.dynamic.on = Some(flag(v)?); Ok(()) }),
+    (&["dynatemp_range"], Kind::Number, |d, v| set(&mut d.dynamic.range, v, 0.0, 100.0)),
+    (&["dynatemp_low"], Kind::Number, |d, v| set(&mut d.dynamic.low, v, 0.0, 100.0)),
+    (&["dynatemp_high"], Kind::Number, |d, v| set(&mut d.dynamic.high, v, 0.0, 100.0)),
+    (&["dynatemp_exponent"], Kind::Number, |d, v| set(&mut d.dynamic.exponent, v, 0.0, 100.0)),
+    (&["mirostat", "mirostat_mode"], Kind::Count, |d, v| { d.mirostat.0 = count(v)?; Ok(()) }),
+    (&["mirostat_tau"], Kind::Number, |d, v| set(&mut d.mirostat.1, v, 0.01, 100.0)),
+    (&["mirostat_eta"], Kind::Number, |d, v| set(&mut d.mirostat.2, v, 0.0, 10.0)),
+    // What it must look like.
+    (&["grammar", "grammar_string"], Kind::Text,
+        |d, v| d.rule(Rule::Grammar(v.as_str().ok_or("a grammar in GBNF")?.into()))),
+    (&["json_schema"], Kind::Other, |d, v| d.rule(Rule::JsonSchema(schema(v)?))),
+    (&["response_format"], Kind::Object, response_format),
+    (&["format"], Kind::Other, |d, v| match v.as_str() {
+        Some("json") => d.rule(Rule::JsonObject),
+        _ => d.rule(Rule::JsonSchema(schema(v)?)),
+    }),
     // The order, last: it may look at what is on.
-    (&["sampler_order"], kobold_order),
-    (&["samplers", "sampler_priority"], named_order),
-];
-
-/// Fields that ask for constrained output, which there is none of yet; what does not constrain
-/// passes.
-const CONSTRAINTS: &[&str] = &[
-    "grammar",
-    "grammar_string",
-    "json_schema",
-    "response_format",
-    "format",
+    (&["sampler_order"], Kind::Ids, kobold_order),
+    (&["samplers", "sampler_priority"], Kind::Texts, named_order),
 ];
 
 impl<'a> Draft<'a> {
@@ -169,6 +177,8 @@ impl<'a> Draft<'a> {
             n: 1,
             logprobs: None,
             stream: None,
+            constraint: None,
+            rule: None,
             dry_breakers: ["\n", ":", "\"", "*"].map(String::from).to_vec(),
             dynamic: Dynamic {
                 on: None,
@@ -184,23 +194,31 @@ impl<'a> Draft<'a> {
             let mut values = bodies.iter().rev().filter_map(|body| body.get(name));
             values.find(|value| !is_nothing(value))
         };
-        for (names, set) in FIELDS {
+        for (names, _, set) in FIELDS {
             let Some((name, value)) = names.iter().find_map(|n| Some((n, value(n)?))) else {
                 continue;
             };
+            let had_rule = draft.rule.is_some();
             set(&mut draft, value).map_err(|expected| wrong(name, value, expected))?;
-        }
-        for name in CONSTRAINTS {
-            if let Some(value) = value(name)
-                && value.get("type").and_then(Value::as_str) != Some("text")
-            {
-                return Err(Refusal::Invalid(format!(
-                    "{name}: this server does not constrain its output; leave the field out"
-                )));
+            match &mut draft.rule {
+                Some((of, _)) if !had_rule => *of = name,
+                _ => {}
             }
+        }
+        if let Some((name, rule)) = draft.rule.take() {
+            let constraint = tokio::task::block_in_place(|| model.constraint(&rule));
+            let told = |error| Refusal::Invalid(format!("{name}: {error}"));
+            draft.constraint = Some(constraint.map_err(told)?);
         }
         draft.settle();
         Ok(draft)
+    }
+
+    fn rule(&mut self, rule: Rule) -> Result<(), &'static str> {
+        match self.rule.replace(("", rule)) {
+            Some(_) => Err("one field that says what the text must look like, not several"),
+            None => Ok(()),
+        }
     }
 
     /// What several fields say together.
@@ -295,6 +313,7 @@ impl<'a> Draft<'a> {
             },
             stop: self.stop.clone(),
             logprobs: self.logprobs,
+            constraint: self.constraint.clone(),
             ..Request::default()
         };
         let requests = (0..self.n as u64).map(|i| Request {
@@ -452,6 +471,34 @@ fn bans(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
         }
     }
     Ok(())
+}
+
+/// A JSON schema, or JSON of one.
+fn schema(value: &Value) -> Result<Value, &'static str> {
+    const EXPECTED: &str = "a JSON schema";
+    let schema = match value {
+        Value::String(text) => serde_json::from_str(text).map_err(|_| EXPECTED)?,
+        value => value.clone(),
+    };
+    match schema {
+        Value::Object(_) | Value::Bool(true) => Ok(schema),
+        _ => Err(EXPECTED),
+    }
+}
+
+/// `{"type": "text" | "json_object" | "json_schema", ...}`; the schema stands in `schema` or, as
+/// OpenAI has it, in `json_schema.schema`.
+fn response_format(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
+    let given = value.get("json_schema").unwrap_or(value).get("schema");
+    let given = given.filter(|schema| !is_nothing(schema));
+    match (value.get("type").and_then(Value::as_str), given) {
+        (Some("text"), _) => Ok(()),
+        (Some("json_object"), None) => draft.rule(Rule::JsonObject),
+        (Some("json_object" | "json_schema"), Some(given)) => {
+            draft.rule(Rule::JsonSchema(schema(given)?))
+        }
+        _ => Err("{\"type\": ...} of text, json_object or json_schema with its schema"),
+    }
 }
 
 /// Strings, or JSON of a list of them.

@@ -4,15 +4,15 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::answer::{Frame, Framing};
 use super::common::{Asked, ask, finish_reason, object, text};
+use super::endpoints::{About, Answer, Endpoints, Kind};
 use super::fields::{Draft, Object};
 use super::model::Model;
 use super::refusal::{Dialect, Refusal};
@@ -24,30 +24,75 @@ const KOBOLD_AI: &str = "1.2.5";
 const KOBOLD_CPP: &str = "1.74.0";
 
 /// The endpoints.
-pub fn routes() -> Router<Arc<Server>> {
-    let mut router = Router::new();
+pub fn routes() -> Endpoints {
+    const GENERATE: About = About::new("What follows a prompt")
+        .takes(&[
+            ("prompt", Kind::Text, false),
+            ("memory", Kind::Text, false),
+            ("genkey", Kind::Text, false),
+        ])
+        .writes();
+    const CONTEXT: About = About::new("Tokens of the longest text, the prompt included");
+    const KEYED: &[(&str, Kind, bool)] = &[("genkey", Kind::Text, false)];
+    const COUNT: About =
+        About::new("How many tokens a text has").takes(&[("prompt", Kind::Text, false)]);
+    const CHECK: About = About::new("What was written so far");
+    const LOGPROBS: About = About::new("Nothing: no text's probabilities are kept");
+    let mut endpoints = Endpoints::default();
     for base in ["/api/v1", "/api/latest"] {
-        router = router
-            .route(&format!("{base}/model"), get(model))
-            .route(&format!("{base}/info/version"), get(version))
-            .route(&format!("{base}/config/max_context_length"), get(context))
-            .route(&format!("{base}/config/max_length"), get(length))
-            .route(
-                &format!("{base}/config/soft_prompts_list"),
-                get(soft_prompts),
+        let path = |path: &str| format!("{base}{path}");
+        endpoints = endpoints
+            .get(&path("/model"), About::new("The model's name"), model)
+            .get(
+                &path("/info/version"),
+                About::new("The version of KoboldAI's API"),
+                version,
             )
-            .route(&format!("{base}/generate"), post(generate));
+            .get(&path("/config/max_context_length"), CONTEXT, context)
+            .get(
+                &path("/config/max_length"),
+                About::new("Tokens that are written by default"),
+                length,
+            )
+            .get(
+                &path("/config/soft_prompts_list"),
+                About::new("There are none"),
+                soft_prompts,
+            )
+            .post(&path("/generate"), GENERATE, generate);
     }
-    router
-        .route("/api/extra/version", get(extra_version))
-        .route("/api/extra/true_max_context_length", get(context))
-        .route("/api/extra/preloadstory", get(preload))
-        .route("/api/extra/perf", get(perf))
-        .route("/api/extra/generate/stream", post(stream))
-        .route("/api/extra/generate/check", get(check).post(check))
-        .route("/api/extra/abort", post(abort))
-        .route("/api/extra/tokencount", post(count))
-        .route("/api/extra/last_logprobs", get(logprobs).post(logprobs))
+    endpoints
+        .get(
+            "/api/extra/version",
+            About::new("The version of KoboldCpp's API"),
+            extra_version,
+        )
+        .get("/api/extra/true_max_context_length", CONTEXT, context)
+        .get(
+            "/api/extra/preloadstory",
+            About::new("There is none"),
+            preload,
+        )
+        .get(
+            "/api/extra/perf",
+            About::new("What the server did and does"),
+            perf,
+        )
+        .post(
+            "/api/extra/generate/stream",
+            GENERATE.answers(Answer::Kind("text/event-stream")),
+            stream,
+        )
+        .get("/api/extra/generate/check", CHECK, check)
+        .post("/api/extra/generate/check", CHECK.takes(KEYED), check)
+        .post(
+            "/api/extra/abort",
+            About::new("Ends texts").takes(KEYED),
+            abort,
+        )
+        .post("/api/extra/tokencount", COUNT, count)
+        .get("/api/extra/last_logprobs", LOGPROBS, logprobs)
+        .post("/api/extra/last_logprobs", LOGPROBS, logprobs)
 }
 
 async fn model(State(server): State<Arc<Server>>) -> Result<Json<Value>, Refusal> {

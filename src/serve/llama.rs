@@ -4,16 +4,16 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::answer::{Frame, Framing};
 use super::common::{self, Prompt, ask, object, text};
+use super::endpoints::{About, Answer, Endpoints, Kind};
 use super::fields::{Draft, wrong};
 use super::model::Model;
 use super::refusal::{Dialect, Refusal};
@@ -23,18 +23,40 @@ use crate::schedule::{Finish, Timings};
 use crate::text::SpecialTokens;
 
 /// The endpoints.
-pub fn routes() -> Router<Arc<Server>> {
-    Router::new()
-        .route("/health", get(health))
-        .route("/v1/health", get(health))
-        .route("/metrics", get(metrics))
-        .route("/props", get(props))
-        .route("/slots", get(slots))
-        .route("/tokenize", post(tokenize))
-        .route("/detokenize", post(detokenize))
-        .route("/apply-template", post(apply_template))
-        .route("/completion", post(completion))
-        .route("/completions", post(completion))
+pub fn routes() -> Endpoints {
+    const HEALTH: About = About::new("Whether texts can be asked for");
+    const METRICS: About = About::new("Figures for Prometheus").answers(Answer::Kind("text/plain"));
+    const TOKENIZE: About = About::new("The tokens of a text").takes(&[
+        ("content", Kind::Text, false),
+        ("add_special", Kind::Flag, false),
+        ("with_pieces", Kind::Flag, false),
+    ]);
+    const DETOKENIZE: About =
+        About::new("The text of tokens").takes(&[("tokens", Kind::Ids, true)]);
+    const TEMPLATE: About = About::new("A conversation as the text that the model reads")
+        .takes(&[("messages", Kind::Messages, true)]);
+    const COMPLETION: About = About::new("What follows a prompt")
+        .takes(&[
+            ("prompt", Kind::Prompt, false),
+            ("n_keep", Kind::Count, false),
+        ])
+        .writes()
+        .answers(Answer::Events);
+    Endpoints::default()
+        .get("/health", HEALTH, health)
+        .get("/v1/health", HEALTH, health)
+        .get("/metrics", METRICS, metrics)
+        .get("/props", About::new("The model and its settings"), props)
+        .get(
+            "/slots",
+            About::new("The texts that are written at once"),
+            slots,
+        )
+        .post("/tokenize", TOKENIZE, tokenize)
+        .post("/detokenize", DETOKENIZE, detokenize)
+        .post("/apply-template", TEMPLATE, apply_template)
+        .post("/completion", COMPLETION, completion)
+        .post("/completions", COMPLETION, completion)
 }
 
 /// 200 when texts can be asked for, 503 before the model is loaded and while the server ends.
@@ -185,7 +207,7 @@ fn stop_type(finish: &Finish) -> &'static str {
         Finish::Eos => "eos",
         Finish::Stop(_) => "word",
         Finish::Length | Finish::Context => "limit",
-        Finish::NothingToDraw | Finish::Cancelled => "none",
+        Finish::NothingToDraw | Finish::Cancelled | Finish::ConstraintFailed(_) => "none",
     }
 }
 

@@ -9,6 +9,7 @@
 //! | `kobold.rs` | KoboldAI and KoboldCpp: `/api/v1/generate`, `/api/extra/generate/stream` ... |
 //! | `ollama.rs` | Ollama: `/api/generate`, `/api/chat`, `/api/tags` ... |
 //!
+//! `endpoints.rs` makes the router and the document at `/openapi.json` of one list;
 //! `page.rs` is the page for people, a story editor and a chat.
 //! `fields.rs` is the table of all spellings of all fields; `worker.rs` the thread that owns the
 //! engine; `guard.rs` who may ask. Nothing that a request says reaches the disk: no endpoint
@@ -17,6 +18,7 @@
 mod answer;
 mod common;
 mod connections;
+mod endpoints;
 mod fields;
 mod guard;
 mod kobold;
@@ -29,6 +31,8 @@ mod page;
 mod refusal;
 mod running;
 mod state;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 use std::net::SocketAddr;
@@ -46,6 +50,7 @@ pub use model::{Chat, Facts, Model};
 pub use state::Limits;
 
 use crate::engine::Engine;
+use endpoints::Endpoints;
 use metrics::Metrics;
 use refusal::Refusal;
 use state::Server;
@@ -124,6 +129,8 @@ async fn run<E: Send + 'static>(
     let for_thread = Arc::clone(&server);
     std::thread::Builder::new()
         .name("engine".into())
+        // What constrains a text goes deep where its rules do.
+        .stack_size(64 << 20)
         .spawn(move || match load() {
             Ok((mut engine, model)) => {
                 let model = Arc::new(model);
@@ -197,12 +204,13 @@ async fn signal() {
 /// All endpoints behind the guard.
 fn router(server: Arc<Server>, guard: Guard) -> Router {
     let checked = (Arc::clone(&server), Arc::new(guard));
-    Router::new()
+    Endpoints::default()
         .merge(openai::routes())
         .merge(llama::routes())
         .merge(kobold::routes())
         .merge(ollama::routes())
         .merge(page::routes())
+        .into_router()
         .fallback(|request: Request| async move {
             let path: String = request.uri().path().chars().take(100).collect();
             Refusal::NotFound(format!("{path:?}")).into_response()

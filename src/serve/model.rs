@@ -2,7 +2,8 @@
 
 use std::sync::OnceLock;
 
-use crate::sampler::Params;
+use crate::constrain::{ConstrainError, Rule, Vocabulary};
+use crate::sampler::{Constraint, Params};
 use crate::text::{ChatTemplate, Message, SpecialTokens, Tokenizer};
 
 use super::refusal::Refusal;
@@ -16,6 +17,7 @@ pub struct Model {
     pub chat: Option<Chat>,
     facts: Facts,
     texts: OnceLock<Vec<String>>,
+    vocabulary: OnceLock<Result<Vocabulary, ConstrainError>>,
 }
 
 /// A chat template and its source.
@@ -71,12 +73,19 @@ impl Model {
             chat,
             facts,
             texts: OnceLock::new(),
+            vocabulary: OnceLock::new(),
         }
     }
 
     /// How many tokens to write on from a text where a request does not say, as `run` has it.
     pub fn text_len(&self) -> usize {
         self.max_new.unwrap_or(256)
+    }
+
+    /// What makes a text look as `rule` says.
+    pub fn constraint(&self, rule: &Rule) -> Result<Box<dyn Constraint>, ConstrainError> {
+        let vocabulary = (self.vocabulary).get_or_init(|| Vocabulary::new(&self.tokenizer));
+        vocabulary.as_ref().map_err(Clone::clone)?.constraint(rule)
     }
 
     /// The source of the chat template; empty where there is none.

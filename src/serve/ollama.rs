@@ -4,15 +4,15 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::State;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::answer::{Answers, Frame, Framing};
 use super::common::{self, ask, finish_reason, object, text, unix_time};
+use super::endpoints::{About, Answer, Endpoints, Kind};
 use super::fields::{Draft, Object, wrong};
 use super::model::Model;
 use super::refusal::{Dialect, Refusal};
@@ -22,14 +22,33 @@ use crate::schedule::{Finish, Timings};
 use crate::text::Message;
 
 /// The endpoints.
-pub fn routes() -> Router<Arc<Server>> {
-    Router::new()
-        .route("/api/version", get(version))
-        .route("/api/tags", get(tags))
-        .route("/api/ps", get(ps))
-        .route("/api/show", post(show))
-        .route("/api/generate", post(generate))
-        .route("/api/chat", post(chat))
+pub fn routes() -> Endpoints {
+    const SHOW: About = About::new("The model in detail").takes(&[("model", Kind::Text, false)]);
+    const GENERATE: About = About::new("What follows a prompt")
+        .takes(&[
+            ("prompt", Kind::Text, false),
+            ("model", Kind::Text, false),
+            ("system", Kind::Text, false),
+            ("raw", Kind::Flag, false),
+            ("options", Kind::Options, false),
+        ])
+        .writes()
+        .answers(Answer::Lines);
+    const CHAT: About = About::new("What is said next in a conversation")
+        .takes(&[
+            ("messages", Kind::Messages, true),
+            ("model", Kind::Text, false),
+            ("options", Kind::Options, false),
+        ])
+        .writes()
+        .answers(Answer::Lines);
+    Endpoints::default()
+        .get("/api/version", About::new("The program's version"), version)
+        .get("/api/tags", About::new("The model, in a list"), tags)
+        .get("/api/ps", About::new("The model, which is loaded"), ps)
+        .post("/api/show", SHOW, show)
+        .post("/api/generate", GENERATE, generate)
+        .post("/api/chat", CHAT, chat)
 }
 
 async fn version() -> Json<Value> {

@@ -4,15 +4,15 @@
 
 use std::sync::Arc;
 
+use axum::Json;
 use axum::body::Body;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
-use axum::{Json, Router};
 use serde_json::{Value, json};
 
 use super::answer::{Frame, Framing};
 use super::common::{self, Prompt, ask, finish_reason, object, text, unique, unix_time};
+use super::endpoints::{About, Answer, Endpoints, Kind};
 use super::fields::{Draft, Object};
 use super::model::Model;
 use super::refusal::{Dialect, Refusal};
@@ -21,16 +21,35 @@ use super::worker::{Drawn, News};
 use crate::schedule::{Logprobs, Timings};
 
 /// The endpoints, with `/v1` and without.
-pub fn routes() -> Router<Arc<Server>> {
-    let mut router = Router::new();
+pub fn routes() -> Endpoints {
+    const MODELS: About = About::new("The model, in a list");
+    const MODEL: About = About::new("The model");
+    const CHAT: About = About::new("What is said next in a conversation")
+        .takes(&[
+            ("messages", Kind::Messages, true),
+            ("model", Kind::Text, false),
+            ("stream_options", Kind::Object, false),
+        ])
+        .writes()
+        .answers(Answer::Events);
+    const COMPLETIONS: About = About::new("What follows each prompt")
+        .takes(&[
+            ("prompt", Kind::Prompt, false),
+            ("model", Kind::Text, false),
+            ("echo", Kind::Flag, false),
+            ("stream_options", Kind::Object, false),
+        ])
+        .writes()
+        .answers(Answer::Events);
+    let mut endpoints = Endpoints::default();
     for base in ["/v1", ""] {
-        router = router
-            .route(&format!("{base}/models"), get(models))
-            .route(&format!("{base}/models/{{id}}"), get(model))
-            .route(&format!("{base}/chat/completions"), post(chat));
+        endpoints = endpoints
+            .get(&format!("{base}/models"), MODELS, models)
+            .get(&format!("{base}/models/{{id}}"), MODEL, model)
+            .post(&format!("{base}/chat/completions"), CHAT, chat);
     }
     // Without `/v1` it is llama.cpp's.
-    router.route("/v1/completions", post(completions))
+    endpoints.post("/v1/completions", COMPLETIONS, completions)
 }
 
 fn describe(server: &Server, model: &Model) -> Value {

@@ -1,13 +1,9 @@
 //! The page in the binary: a story editor and a chat. Four files, nothing from elsewhere.
 
-use std::sync::Arc;
-
-use axum::Router;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
 
-use super::state::Server;
+use super::endpoints::{About, Answer, Endpoints};
 
 /// What the page may do: load these files, and ask this server.
 const POLICY: &str = "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; \
@@ -39,12 +35,13 @@ pub fn has(path: &str) -> bool {
 }
 
 /// The files.
-pub fn routes() -> Router<Arc<Server>> {
-    let mut router = Router::new();
+pub fn routes() -> Endpoints {
+    let mut endpoints = Endpoints::default();
     for (path, kind, content) in FILES {
-        router = router.route(path, get(move || async move { file(kind, content) }));
+        let about = About::new("A file of the page").answers(Answer::Kind(kind));
+        endpoints = endpoints.get(path, about, move || async move { file(kind, content) });
     }
-    router
+    endpoints
 }
 
 fn file(kind: &'static str, content: &'static str) -> Response {

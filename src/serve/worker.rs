@@ -176,7 +176,10 @@ impl Client {
                     finish = ?finish,
                     "text written"
                 );
-                self.send(News::Done(finish, timings));
+                self.send(match finish {
+                    Finish::ConstraintFailed(why) => News::Failed(Refusal::Invalid(why)),
+                    finish => News::Done(finish, timings),
+                });
             }
         }
     }

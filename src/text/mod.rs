@@ -223,6 +223,16 @@ impl Tokenizer {
         stream.push(id).to_string()
     }
 
+    /// The bytes that the token adds inside a text: none for a token that shows nothing, and
+    /// maybe only part of a character.
+    pub fn token_bytes(&self, id: u32) -> Vec<u8> {
+        if self.newline == Some(id) {
+            return b"\n".to_vec();
+        }
+        let (bytes, _) = (self.decoder).step(id, &mut decode::Beginning::over(), true);
+        bytes.into_owned()
+    }
+
     /// The text of `ids`, with `<NL>` as a line break and whole characters only.
     pub fn text_of_lines(&self, ids: &[u32]) -> String {
         let mut stream = self.stream();

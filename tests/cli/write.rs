@@ -347,3 +347,45 @@ fn the_demo_is_quantized_once_and_again_where_it_is_damaged() {
     assert_eq!(story, again);
     assert_eq!(fs::read(&file).unwrap(), bytes);
 }
+
+#[test]
+fn a_grammar_or_a_schema_says_what_is_written() {
+    let folder = scratch("constrain");
+    fs::create_dir_all(&folder).unwrap();
+    let file = |name: &str, text: &str| {
+        let path = folder.join(name);
+        fs::write(&path, text).unwrap();
+        path.to_str().unwrap().to_string()
+    };
+    let grammar = file("list.gbnf", "root ::= (\"猫\" | \"犬\"){2}\n");
+    let text = tell(&["--grammar", &grammar, "--seed", "1"]);
+    assert_eq!(text.replace(['猫', '犬'], ""), "\n", "{text:?}");
+    assert_eq!(text.chars().count(), 3, "{text:?}");
+    let schema = file(
+        "age.json",
+        r#"{"type": "integer", "minimum": 10, "maximum": 99}"#,
+    );
+    let text = tell(&["--json-schema", &schema, "--seed", "1"]);
+    assert!(
+        (10..100).contains(&text.trim().parse::<u32>().unwrap()),
+        "{text:?}"
+    );
+
+    let file_f32 = demo_f32();
+    for (flag, text, part) in [
+        (
+            "--grammar",
+            "root ::= nothing",
+            "there is no rule named nothing",
+        ),
+        ("--json-schema", "{", "no JSON"),
+        ("--json-schema", "{\"type\": \"unheard\"}", "unheard"),
+    ] {
+        let path = file("wrong", text);
+        assert_fails(
+            &run(&["run", &file_f32, PROMPT, flag, &path]),
+            2,
+            &[&path, part],
+        );
+    }
+}

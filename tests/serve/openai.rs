@@ -275,8 +275,6 @@ fn what_clients_send_passes_and_what_cannot_be_is_refused() {
         ("n", json!(1000)),
         ("stop", json!([1])),
         ("logit_bias", json!({"999999": 1})),
-        ("response_format", json!({"type": "json_object"})),
-        ("grammar", json!("root ::= \"a\"")),
     ] {
         let reply = server.post("/v1/completions", &request(json!({field: value})));
         if (field, &value) == ("max_tokens", &json!([])) {

@@ -21,6 +21,7 @@ use serde_json::Value;
 
 use crate::support;
 pub use crate::support::{json, repository};
+pub use stream::every_kind;
 
 /// A file or folder of the data folder; `None`, and a line that says so, where it is absent.
 pub fn data(path: &str) -> Option<PathBuf> {

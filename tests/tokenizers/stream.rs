@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::{metadata, repository, strings, tokenizer};
 
 /// The tokenizers of the repository, one of each kind.
-fn every_kind() -> Vec<(&'static str, Tokenizer)> {
+pub fn every_kind() -> Vec<(&'static str, Tokenizer)> {
     let load = |name: &'static str, rows| (name, tokenizer(&repository(name), rows, &Value::Null));
     vec![
         load("demo", 6_000),
