@@ -1,18 +1,19 @@
 #!/usr/bin/env bash
 # Packs what a GPU machine without Rust or network needs to check and to time this program: the
-# binary, the tests, the comparison with llama.cpp, ggml's shared libraries and the golden
-# checkpoints. There, ./check.sh runs everything.
+# binary (which has the demo's checkpoint inside), the tests, the comparison with llama.cpp, ggml's
+# shared libraries and the golden checkpoints. There, ./check.sh runs everything.
 #
 #   gpu/bundle.sh [FEATURES] [OUT]      cuda and katari-gpu.tar.gz unless given
 #
 # Needs what `cargo build --features FEATURES` needs (docs/gpu.md). CUDA is built for the
-# architectures in CMAKE_CUDA_ARCHITECTURES, 90 (H100, H200) unless set.
+# architectures in CMAKE_CUDA_ARCHITECTURES, 90-real (H100, H200) unless set: `-real` leaves out the
+# PTX for later cards, half of the library.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 features=${1:-cuda} out=${2:-katari-gpu.tar.gz}
 # The bundle must travel: what is larger lies in cuBLAS, which is taken from the machine.
 limit=$((64 << 20))
-export CMAKE_CUDA_ARCHITECTURES=${CMAKE_CUDA_ARCHITECTURES:-90}
+export CMAKE_CUDA_ARCHITECTURES=${CMAKE_CUDA_ARCHITECTURES:-90-real}
 target=${CARGO_TARGET_DIR:-target}
 
 # llama-cpp-sys-2 leaves links here that point to nothing, and stops where it finds them again.
@@ -38,7 +39,6 @@ for library in "$libraries"/lib{ggml,llama}*.so; do
 done
 find "$bundle" -maxdepth 2 -type f -exec strip {} +
 cp -r tests/golden "$bundle/tests/golden"
-cp -r demo "$bundle/demo"
 cp gpu/check.sh "$bundle/check.sh"
 tar -czf "$out" -C "$bundle" .
 size=$(stat -c %s "$out")

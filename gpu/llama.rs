@@ -3,8 +3,9 @@
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::path::Path;
-use std::ptr::{self, NonNull, null_mut};
-use std::sync::Once;
+use std::ptr::{NonNull, null_mut};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Once};
 
 use llama_cpp_sys_2 as sys;
 
@@ -40,7 +41,7 @@ pub struct Llama {
     model: NonNull<sys::llama_model>,
     context: NonNull<sys::llama_context>,
     /// Operations that the next passes run, where they are counted.
-    operations: Option<Box<usize>>,
+    operations: Option<Arc<AtomicUsize>>,
 }
 
 /// Passes llama.cpp's warnings and errors on to standard error.
@@ -54,8 +55,8 @@ unsafe extern "C" fn log(level: sys::ggml_log_level, text: *const c_char, _data:
 
 /// Counts the nodes that compute something; asked of each before it runs, it wants none's values.
 unsafe extern "C" fn count(node: *mut sys::ggml_tensor, ask: bool, counter: *mut c_void) -> bool {
-    // SAFETY: a node of a graph that lives, and the counter that `open` gave, which lives as long
-    // as the context and is used by nobody else during a pass.
+    // SAFETY: a node of a graph that lives, and the counter that `new` gave, which lives as long
+    // as the context and is shared.
     unsafe {
         let is_view = matches!(
             (*node).op,
@@ -66,7 +67,7 @@ unsafe extern "C" fn count(node: *mut sys::ggml_tensor, ask: bool, counter: *mut
                 | sys::GGML_OP_TRANSPOSE
         );
         if ask && !is_view {
-            *counter.cast::<usize>() += 1;
+            (*counter.cast::<AtomicUsize>()).fetch_add(1, Ordering::Relaxed);
         }
     }
     !ask
@@ -95,13 +96,13 @@ impl Llama {
 
     /// The same, to count operations with: it is slower.
     pub fn counting(path: &Path, options: &Options<'_>) -> Result<Llama, String> {
-        Llama::new(path, options, Some(Box::new(0)))
+        Llama::new(path, options, Some(Arc::default()))
     }
 
     fn new(
         path: &Path,
         options: &Options<'_>,
-        mut operations: Option<Box<usize>>,
+        operations: Option<Arc<AtomicUsize>>,
     ) -> Result<Llama, String> {
         static START: Once = Once::new();
         // SAFETY: called once, before anything else of llama.cpp's; the callback has the
@@ -121,10 +122,7 @@ impl Llama {
         };
         // A list that ends in null; an empty one keeps all layers on the CPU.
         let mut devices = [gpu.unwrap_or(null_mut()), null_mut()];
-        let counter: *mut usize = match &mut operations {
-            Some(counter) => &mut **counter,
-            None => null_mut(),
-        };
+        let counter = operations.as_ref().map(Arc::as_ptr);
         let int = |n: usize| i32::try_from(n).unwrap_or(i32::MAX);
         // SAFETY: the name ends in NUL and the list in null, both live past the call; all other
         // parameters are the library's own but numbers; model and context are checked for null,
@@ -152,9 +150,9 @@ impl Llama {
                 true => sys::LLAMA_FLASH_ATTN_TYPE_AUTO,
                 false => sys::LLAMA_FLASH_ATTN_TYPE_DISABLED,
             };
-            if !counter.is_null() {
+            if let Some(counter) = counter {
                 params.cb_eval = Some(count);
-                params.cb_eval_user_data = counter.cast();
+                params.cb_eval_user_data = counter.cast_mut().cast();
             }
             match NonNull::new(sys::llama_init_from_model(model.as_ptr(), params)) {
                 Some(context) => Ok(Llama {
@@ -243,10 +241,9 @@ impl Llama {
     }
 
     /// Operations of all passes since the last call, where they are counted.
-    pub fn operations(&mut self) -> Option<usize> {
-        let counter: *mut usize = &mut **self.operations.as_mut()?;
-        // SAFETY: the counter lives, and no pass runs; `evaluate` waits for its end.
-        Some(unsafe { ptr::replace(counter, 0) })
+    pub fn operations(&self) -> Option<usize> {
+        let counter = self.operations.as_ref()?;
+        Some(counter.swap(0, Ordering::Relaxed))
     }
 }
 
