@@ -69,8 +69,9 @@ def text_completion(kind):
     if kind == "llamacpp":
         whole, pieces = whole["content"], [piece["content"] for piece in pieces]
     else:
-        # Ollama's answers come as OpenAI's.
-        whole, pieces = whole["choices"][0]["text"], [p["choices"][0]["text"] for p in pieces]
+        # Ollama's pieces come as OpenAI's.
+        whole = whole["response"] if kind == "ollama" else whole["choices"][0]["text"]
+        pieces = [piece["choices"][0]["text"] for piece in pieces]
     assert whole == "".join(pieces) != "", (whole, pieces)
     if kind in ("llamacpp", "koboldcpp", "vllm"):
         url = {"api_type": kind, "url": BASE, "text": PROMPT}

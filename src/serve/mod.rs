@@ -123,7 +123,7 @@ async fn run<E: Send + 'static>(
 
     let metrics = Arc::new(Metrics::default());
     let n_places = options.slots.saturating_add(options.queue);
-    let (worker, desk) = Worker::new(n_places, Arc::clone(&metrics));
+    let (worker, desk) = Worker::new(options.slots, n_places, Arc::clone(&metrics));
     let server = Arc::new(Server::new(worker, metrics, options.limits, options.slots));
     let (failed, failure) = oneshot::channel();
     let for_thread = Arc::clone(&server);

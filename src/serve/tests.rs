@@ -21,7 +21,7 @@ fn serving(with: impl FnOnce(SocketAddr) + Send + 'static) {
         ..Limits::default()
     };
     let metrics = Arc::new(Metrics::default());
-    let (worker, _desk) = Worker::new(1, Arc::clone(&metrics));
+    let (worker, _desk) = Worker::new(1, 1, Arc::clone(&metrics));
     let server = Arc::new(Server::new(worker, metrics, limits, 1));
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)

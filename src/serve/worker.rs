@@ -71,10 +71,10 @@ pub struct Desk {
 }
 
 impl Worker {
-    /// Both ends; at most `n_places` texts are written or wait.
-    pub fn new(n_places: usize, metrics: Arc<Metrics>) -> (Worker, Desk) {
+    /// Both ends; `n_slots` texts are written at once, and at most `n_places` are written or wait.
+    pub fn new(n_slots: usize, n_places: usize, metrics: Arc<Metrics>) -> (Worker, Desk) {
         let (sender, receiver) = channel();
-        let slots = Arc::default();
+        let slots = Arc::new(Mutex::new(vec![SlotState::default(); n_slots]));
         let worker = Worker {
             jobs: Mutex::new(sender),
             places: Arc::new(Semaphore::new(n_places.min(Semaphore::MAX_PERMITS))),
