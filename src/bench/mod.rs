@@ -16,7 +16,7 @@ use std::time::Instant;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-pub use crate::cpu::{Ahead, Limits};
+pub use crate::cpu::{Ahead, Limits, Stream};
 use crate::engine::{Engine, Feed, SessionError};
 pub use work::{Read, Work};
 

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 use katari::bench::{
-    Ahead, Bench, BenchError, Limits, Measured, Read, Test, Work, memory, synthetic,
+    Ahead, Bench, BenchError, Limits, Measured, Read, Stream, Test, Work, memory, synthetic,
 };
 use katari::engine::{Engine, EngineOptions, Feed, Isa, ModelFile, memory_rate};
 use katari_gguf::{Format, keys};
@@ -292,7 +292,7 @@ struct Run {
     watch: Watch,
     repetitions: usize,
     /// What the stream rate is taken over.
-    stream: Vec<u64>,
+    stream: Stream,
     /// Multiply-accumulates a second of the kernels of each format.
     multiply_rates: Vec<(Format, f64)>,
     /// Bytes a second of the memory that the model lies in, once it is known that it is not the
@@ -346,7 +346,7 @@ impl Run {
 
     /// What the process takes for the model.
     fn memory(&self) -> Option<memory::Resident> {
-        Some(memory::resident()?.without(size_of_val(self.stream.as_slice())))
+        Some(memory::resident()?.without(size_of_val(self.stream.values())))
     }
 
     fn test(&mut self, engine: &mut Engine, work: &Work, test: Test) -> Result<Timed, Failure> {
@@ -427,15 +427,10 @@ impl Run {
 }
 
 /// Memory to take the stream rate over.
-fn stream_memory(mebibytes: u32) -> Result<Vec<u64>, Failure> {
-    let n = ((mebibytes as usize) << 20) / size_of::<u64>();
-    let mut memory = Vec::new();
-    memory.try_reserve_exact(n).map_err(|_| {
+fn stream_memory(mebibytes: u32) -> Result<Stream, Failure> {
+    Stream::reserve((mebibytes as usize) << 20).map_err(|cause| {
         Failure::usage(format_args!(
-            "--stream {mebibytes}: the system does not grant so many MiB; give fewer"
+            "--stream {mebibytes}: the system does not grant so many MiB ({cause}); give fewer"
         ))
-    })?;
-    // Not zeros, which the system would lend from one page.
-    memory.resize(n, 1);
-    Ok(memory)
+    })
 }

@@ -13,6 +13,7 @@ use super::activation::{GROUP, RowMut, Rows};
 use super::dot::float::Floats;
 use super::dot::{Weights, pack};
 use super::isa::{Isa, Kernels, Product};
+use super::pages::Pages;
 use super::{Cpu, Pool};
 use crate::ops::DeviceError;
 
@@ -44,6 +45,28 @@ pub enum Ahead {
 #[cfg(target_arch = "x86_64")]
 const PREFETCH: usize = 4096;
 
+/// Memory to take the stream rate over: in large pages, as weights are.
+pub struct Stream(Pages);
+
+impl Stream {
+    /// `bytes` of it, rounded down to whole values; it should be much larger than the caches.
+    ///
+    /// # Errors
+    /// Where the system does not grant them.
+    pub fn reserve(bytes: usize) -> std::io::Result<Stream> {
+        let mut pages = Pages::reserve(bytes / size_of::<u64>() * size_of::<u64>())?;
+        // Not zeros, which the system would lend from one page.
+        pages.bytes_mut().fill(1);
+        Ok(Stream(pages))
+    }
+
+    /// All of it.
+    pub fn values(&self) -> &[u64] {
+        // A mapping begins with a page; one without bytes has one, which is no value.
+        bytemuck::cast_slice(self.0.bytes().as_chunks::<{ size_of::<u64>() }>().0)
+    }
+}
+
 /// Measures limits with a CPU backend's threads and instruction set.
 pub struct Limits {
     pool: Pool,
@@ -63,10 +86,11 @@ impl Limits {
         })
     }
 
-    /// Bytes a second that all threads together read of `buffer`, once through: a sum over it,
+    /// Bytes a second that all threads together read of `memory`, once through: a sum over it,
     /// as memory's own prefetching has it or with lines asked for ahead, where the architecture
-    /// can. The buffer should be much larger than the caches.
-    pub fn stream(&self, buffer: &[u64], ahead: Ahead) -> f64 {
+    /// can.
+    pub fn stream(&self, memory: &Stream, ahead: Ahead) -> f64 {
+        let buffer = memory.values();
         let items = buffer.len().div_ceil(STREAM_ITEM);
         let start = Instant::now();
         self.pool.for_each(items, 1, |range| {
@@ -316,10 +340,10 @@ mod tests {
     fn every_rate_is_a_rate() {
         for threads in [1, 2] {
             let limits = Limits::new(threads, None).unwrap();
-            let buffer = vec![1; 3 * STREAM_ITEM + 5];
+            let memory = Stream::reserve((3 * STREAM_ITEM + 5) * size_of::<u64>()).unwrap();
             for rate in [
-                limits.stream(&buffer, Ahead::Processor),
-                limits.stream(&buffer, Ahead::Program),
+                limits.stream(&memory, Ahead::Processor),
+                limits.stream(&memory, Ahead::Program),
                 limits.registers(),
                 limits.multiply(Format::Q4_0),
                 limits.multiply(Format::F16),

@@ -34,7 +34,7 @@ mod tests;
 
 pub use arena::Value;
 pub use isa::{Isa, UnknownIsa};
-pub use limits::{Ahead, Limits};
+pub use limits::{Ahead, Limits, Stream};
 pub use ops::CpuOps;
 pub use tensor::Tensor;
 
