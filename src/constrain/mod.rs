@@ -218,11 +218,9 @@ impl Constraint for Follower {
     }
 
     fn boxed(&self) -> Box<dyn Constraint> {
-        Box::new(Follower {
-            // With its own caches, which it need not wait for.
-            matcher: self.matcher.deep_clone(),
-            ..self.clone()
-        })
+        // They share what the matcher has worked out of the rule, so that many texts of one rule
+        // take no more memory than one.
+        Box::new(self.clone())
     }
 }
 

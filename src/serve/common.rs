@@ -145,6 +145,11 @@ pub fn ask(
     kept: usize,
     key: Option<&str>,
 ) -> Result<Asked, Refusal> {
+    let worker = server.worker()?;
+    // Before anything is made of them.
+    if !worker.has_room(prompts.len().saturating_mul(draft.n)) {
+        return Err(Refusal::Busy);
+    }
     let mut requests = Vec::new();
     let (mut first_seed, mut prompt_tokens, mut truncated) = (None, 0, false);
     for mut prompt in prompts {
@@ -156,7 +161,7 @@ pub fn ask(
     }
     let n = requests.len();
     let watched = key.map(|key| server.running.enter(key));
-    let news = server.worker()?.submit(requests)?;
+    let news = worker.submit(requests)?;
     Ok(Asked {
         answers: Answers::new(news, n, watched),
         seed: first_seed.unwrap_or(0),

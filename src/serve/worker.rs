@@ -89,6 +89,11 @@ impl Worker {
         (worker, desk)
     }
 
+    /// Whether there are places for `n` texts.
+    pub fn has_room(&self, n: usize) -> bool {
+        n <= self.places.available_permits()
+    }
+
     /// Asks for texts; all of them are taken or none.
     ///
     /// # Errors
