@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Measure katari beside llama.cpp, or beside itself on fewer threads, and print tables.
+"""Measure katari beside llama.cpp and ik_llama.cpp, or beside itself on fewer threads, and print tables.
 
-    compare.py speed FILE.gguf... --llama DIR --isa avx2 [-p 128,512] [-n 32] [-d 0,1800] [-t 2]
+    compare.py speed FILE.gguf... --llama DIR [--ik DIR] --isa avx2 [-p 128,512] [-n 32] [-d 0,1800] [-t 2]
     compare.py quantize DIR --llama DIR --work DIR [--types q4_0,q8_0,q4_k_m] [-t 2]
     compare.py threads --shape rinna-neox-3.6b --types q4_0 --isa avx2
 
@@ -9,8 +9,9 @@
 each round with one repetition after a warm-up, and prints the medians and their ratio. --llama is
 a folder that holds llama-bench, llama-quantize and their libraries. llama.cpp takes the best
 instruction set there is a library for, so keep one folder for each, with one libggml-cpu-*.so:
-haswell for avx2, alderlake for avx2-vnni, zen4 for avx512-vnni. Without --llama katari is
-measured alone.
+haswell for avx2, alderlake for avx2-vnni, zen4 for avx512-vnni. --ik is a folder with the
+llama-bench of ik_llama.cpp, which is asked to lay weights anew when it loads them (-rtr 1). Without
+either katari is measured alone.
 
 `quantize` times `katari quantize` on a checkpoint folder, `llama-quantize` on the same weights as
 an F16 GGUF (which katari makes first, in --work), and `dd` moving as many bytes in and out.
@@ -56,13 +57,14 @@ def katari_bench(args, source, tests, isa=None, threads=None, repetitions=1):
     return json.loads(call(args, command)[0])
 
 
-def llama_bench(args, file, tests):
-    """llama-bench's rates, by the names that katari gives the tests."""
+def llama_bench(args, folder, more, file, tests):
+    """The rates of the llama-bench in `folder`, by the names that katari gives the tests."""
     prompt, decode, depth = tests
     keys, values = (args.kv.split(",") * 2)[:2]
-    command = [os.path.join(args.llama, "llama-bench"), "-m", file, "-o", "json", "-r", 1]
-    command += ["-p", prompt, "-n", decode, "-d", depth, "-t", args.threads]
-    command += ["-ctk", keys, "-ctv", values]
+    command = [os.path.join(folder, "llama-bench"), "-m", file, "-o", "json", "-r", 1, *more]
+    command += ["-p", prompt, "-n", decode, "-t", args.threads, "-ctk", keys, "-ctv", values]
+    if depth:
+        command += ["-d", depth]
     if values not in ("f16", "f32"):
         command += ["-fa", "1"]
     rates = {}
@@ -75,27 +77,32 @@ def llama_bench(args, file, tests):
 
 
 def speed(args):
-    print("| type | ISA | KV | test | katari, tokens/s | llama.cpp | ratio | bandwidth, GB/s | of memory's | arithmetic, of the kernel's |")
-    print("|---|---|---|---|---|---|---|---|---|---|", flush=True)
+    peers = {}
+    if args.llama:
+        peers["llama.cpp"] = (args.llama, [])
+    if args.ik:
+        peers["ik_llama.cpp"] = (args.ik, ["-rtr", 1])
+    beside = "".join(f" {name} | ratio |" for name in peers)
+    print(f"| type | ISA | KV | test | katari, tokens/s |{beside} bandwidth, GB/s | of memory's | arithmetic, of the kernel's |")
+    print("|---" * (8 + 2 * len(peers)) + "|", flush=True)
     everything = []
     for file in args.files:
         tests = [(p, 0, d) for d in args.depth for p in args.prompt if p]
         tests += [(0, n, d) for d in args.depth for n in args.decode if n]
         for test in tests:
-            ours, theirs = [], []
+            ours, theirs = [], {name: [] for name in peers}
             for _ in range(args.rounds):
                 ours += katari_bench(args, [file], test, args.isa)
-                if args.llama:
-                    theirs += [llama_bench(args, file, test)]
+                for name, (folder, more) in peers.items():
+                    theirs[name].append(llama_bench(args, folder, more, file, test)[ours[-1]["test"]])
             rate = statistics.median(row["tokens_per_second"] for row in ours)
             row = sorted(ours, key=lambda row: row["tokens_per_second"])[len(ours) // 2]
-            name = row["test"]
-            other = statistics.median(rates[name] for rates in theirs) if theirs else None
-            everything.append(dict(row, tokens_per_second=rate, llama=other))
+            others = {name: statistics.median(rates) for name, rates in theirs.items()}
+            everything.append(dict(row, tokens_per_second=rate, **others))
+            beside = "".join(f" {other:.2f} | {rate / other:.2f} x |" for other in others.values())
             print(
-                f"| {row['type']} | {row['isa']} | {row['kv']} | {name} | {rate:.2f} | "
-                + (f"{other:.2f} | {rate / other:.2f} x" if other else " | ")
-                + f" | {row['bandwidth_gb_s']:.1f} | {row['bandwidth_share']:.0%} of {row['stream_gb_s']:.1f}"
+                f"| {row['type']} | {row['isa']} | {row['kv']} | {row['test']} | {rate:.2f} |{beside}"
+                + f" {row['bandwidth_gb_s']:.1f} | {row['bandwidth_share']:.0%} of {row['stream_gb_s']:.1f}"
                 + f" | {row['arithmetic_share']:.0%} of {row['kernel_gmac_s']:.0f} GMAC/s |",
                 flush=True,
             )
@@ -255,6 +262,7 @@ def main():
     shared = argparse.ArgumentParser(add_help=False)
     shared.add_argument("--katari", default=KATARI, help="the binary [target/release/katari]")
     shared.add_argument("--llama", help="folder of llama.cpp's binaries")
+    shared.add_argument("--ik", help="folder of ik_llama.cpp's llama-bench")
     shared.add_argument("--isa", help="katari's instruction set")
     shared.add_argument("--kv", default="f16", help="types of keys and values")
     shared.add_argument("-t", "--threads", type=int, default=2)
