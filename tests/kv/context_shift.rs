@@ -41,8 +41,7 @@ fn shift_tolerance(kv: KvType) -> f64 {
         KvType::F32 => 1e-5,
         KvType::F16 => 2e-3,
         KvType::Q8_0 => 2e-2,
-        // 0.34 at most on these models; keys that were not turned are 0.44 off.
-        KvType::Q4_0 => 0.38,
+        KvType::Q4_0 => 0.25,
     }
 }
 
@@ -50,9 +49,15 @@ fn one_layer_shifted_equals_one_layer_evaluated_afresh(backend: &Backend) {
     for architecture in ROTARY {
         let tiny = Tiny {
             n_layer: 1,
+            // In wider heads q4_0's rounding hides whether keys were turned.
+            n_embd: 64,
             ..Tiny::new(architecture)
         };
         for &kv in KvType::ALL {
+            // CUDA attends to quantised values in heads of 64 and more.
+            if backend.device.starts_with("cuda") && kv.block_len() > 1 {
+                continue;
+            }
             let tolerance = shift_tolerance(kv).max(backend.f32_noise);
             let text = tokens(3, 40);
             let (keep, discard) = (4, 17);
