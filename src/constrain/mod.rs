@@ -52,7 +52,7 @@ pub enum Rule {
 /// A rule that cannot be followed.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConstrainError {
-    /// It is larger than [`MAX_BYTES`].
+    /// It is larger than `MAX_BYTES`.
     #[error("found {0} bytes, expected at most {MAX_BYTES}")]
     TooLarge(usize),
     /// A grammar that is none.
