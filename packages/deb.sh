@@ -21,7 +21,7 @@ install -D -m 644 $out/completions/katari.fish $share/fish/vendor_completions.d/
 documents x86_64-unknown-linux-gnu $doc
 {
     cat packages/deb/copyright
-    printf '\n'
+    echo 'License: Expat'
     sed 's/^$/./; s/^/ /' LICENSE-MIT
 } >$doc/copyright
 rm $doc/LICENSE-MIT $doc/LICENSE-APACHE

@@ -3,7 +3,7 @@
 //! This crate is a leaf: it opens no file, starts no thread and knows no architecture.
 //! The format is specified in the ggml repository, `docs/gguf.md`; versions 2 and 3 are read,
 //! version 3 is written.
-#![deny(unsafe_code)] // but for block/simd.rs
+#![deny(unsafe_code)] // but for block/simd
 
 pub mod block;
 mod error;

@@ -1,5 +1,6 @@
 //! `katari serve`: answers front-ends over HTTP.
 
+use std::env::VarError;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
@@ -130,7 +131,14 @@ impl Args {
                 }
                 Some(key)
             }
-            None => std::env::var("KATARI_API_KEY").ok(),
+            // A key that cannot be read is not the same as none.
+            None => match std::env::var("KATARI_API_KEY") {
+                Ok(key) => Some(key.trim().to_string()),
+                Err(VarError::NotPresent) => None,
+                Err(VarError::NotUnicode(_)) => {
+                    return Err(Failure::usage("KATARI_API_KEY is not UTF-8"));
+                }
+            },
         };
         Ok(key.filter(|key| !key.is_empty()))
     }

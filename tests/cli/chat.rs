@@ -189,8 +189,15 @@ mod terminal {
                 }
                 std::thread::sleep(Duration::from_millis(10));
             }
-            self.child.kill().unwrap();
             panic!("it does not end");
+        }
+    }
+
+    impl Drop for Terminal {
+        /// A test that fails leaves no program behind.
+        fn drop(&mut self) {
+            let _ = self.child.kill();
+            let _ = self.child.wait();
         }
     }
 

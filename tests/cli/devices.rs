@@ -17,8 +17,6 @@ fn devices_are_listed_for_people_and_programs() {
     assert_eq!(ggml, cfg!(feature = "ggml"));
 }
 
-/// The scalar kernels and the best ones give the same bits, so this compares two equal devices
-/// by way of everything else.
 #[test]
 fn a_device_compared_with_itself_does_not_differ() {
     let file = model(CHECKPOINTS[0]);

@@ -95,20 +95,18 @@ impl Chat<'_> {
     fn take(&mut self, input: Input) -> Result<Outcome, Failure> {
         match input {
             Input::Say(text) => {
+                let before = self.conversation.clone();
                 self.conversation.say(&text);
-                let outcome = self.answer();
-                if outcome.is_err() {
-                    self.conversation.undo();
-                }
-                return outcome;
+                return self.answer_or(before);
             }
             Input::Retry => {
+                let before = self.conversation.clone();
                 if !self.conversation.take_answer_back() {
                     return Err(Failure::usage("nothing was said that could be answered"));
                 }
                 // The same seed would write the same answer.
                 self.settings.seed = self.settings.seed.wrapping_add(1);
-                return self.answer();
+                return self.answer_or(before);
             }
             Input::Undo => match self.conversation.undo() {
                 Some(said) => note(format_args!("taken back: {said}")),
@@ -149,6 +147,15 @@ impl Chat<'_> {
         Ok(())
     }
 
+    /// [`Chat::answer`]; where that fails the conversation is what it was `before`.
+    fn answer_or(&mut self, before: Conversation) -> Result<Outcome, Failure> {
+        let outcome = self.answer();
+        if outcome.is_err() {
+            self.conversation = before;
+        }
+        outcome
+    }
+
     /// Writes the model's answer to what was said last.
     fn answer(&mut self) -> Result<Outcome, Failure> {
         let said = self.conversation.read_by_model();
@@ -184,14 +191,18 @@ impl Chat<'_> {
         // An answer may take up to half the context before it costs memory of the conversation.
         let n_ctx = self.model.engine.n_ctx();
         let answer = self.settings.limits.max_new.unwrap_or(0).min(n_ctx / 2);
+        let mut has_forgotten = false;
         loop {
             let messages = self.conversation.read_by_model();
             let text = (self.template.render(&messages, true)).context("the chat template")?;
             let ids = self.model.tokenizer.chat_ids(&text);
             if ids.len() + answer <= n_ctx || !self.conversation.forget_turn() {
+                if has_forgotten {
+                    note("warning: the context is full; the first turns are left out");
+                }
                 return Ok(ids);
             }
-            note("warning: the context is full; the first turn of the conversation is left out");
+            has_forgotten = true;
         }
     }
 }

@@ -107,25 +107,25 @@ impl Multiply for Avx2 {
                 unroll!(STEPS, T => {
                     in_order();
                     for e in (round..N).step_by(rounds(N)) {
-                    let x = _mm256_set1_epi32(q.add(e * STEPS + T).read_unaligned());
-                    for i in 0..2 {
-                        let w = B::unpack::<__m256i>(block, i, g + e, T);
-                        let product = products::<B>(w, x);
-                        short[e][i] = if T % B::CHAIN == 0 {
-                            product
-                        } else {
-                            _mm256_add_epi16(short[e][i], product)
-                        };
-                        if T % B::CHAIN == B::CHAIN - 1 {
-                            let by = if B::FACTORS {
-                                twice(factors[e][i])[T / 4]
+                        let x = _mm256_set1_epi32(q.add(e * STEPS + T).read_unaligned());
+                        for i in 0..2 {
+                            let w = B::unpack::<__m256i>(block, i, g + e, T);
+                            let product = products::<B>(w, x);
+                            short[e][i] = if T % B::CHAIN == 0 {
+                                product
                             } else {
-                                _mm256_set1_epi16(1)
+                                _mm256_add_epi16(short[e][i], product)
                             };
-                            let long = _mm256_madd_epi16(short[e][i], by);
-                            sums[e][i] = _mm256_add_epi32(sums[e][i], long);
+                            if T % B::CHAIN == B::CHAIN - 1 {
+                                let by = if B::FACTORS {
+                                    twice(factors[e][i])[T / 4]
+                                } else {
+                                    _mm256_set1_epi16(1)
+                                };
+                                let long = _mm256_madd_epi16(short[e][i], by);
+                                sums[e][i] = _mm256_add_epi32(sums[e][i], long);
+                            }
                         }
-                    }
                     }
                 });
             }
@@ -161,12 +161,12 @@ macro_rules! vnni {
                         unroll!(STEPS, T => {
                             in_order();
                             for e in (round..N).step_by(rounds(N)) {
-                            let x = $v::splat32(q.add(e * STEPS + T).read_unaligned());
-                            for i in 0..$v::PARTS {
-                                let w = B::unpack::<$v>(block, i, g + e, T).xor(flip);
-                                let chain = if B::FACTORS { T / 4 } else { T % 2 };
-                                sums[e][i][chain] = $dot(sums[e][i][chain], w, x);
-                            }
+                                let x = $v::splat32(q.add(e * STEPS + T).read_unaligned());
+                                for i in 0..$v::PARTS {
+                                    let w = B::unpack::<$v>(block, i, g + e, T).xor(flip);
+                                    let chain = if B::FACTORS { T / 4 } else { T % 2 };
+                                    sums[e][i][chain] = $dot(sums[e][i][chain], w, x);
+                                }
                             }
                         });
                     }

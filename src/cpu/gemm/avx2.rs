@@ -1,7 +1,6 @@
 //! Prefill on AVX2: products of bytes are summed in 16 bits as long as they fit (`vpmaddubsw`), then
-//! in 32. A tile is the two registers of a panel's rows times up to three rows of activations: their
-//! sums, those of 16 bits and what they are multiplied with just fill the 16 registers (four rows, of
-//! which some wait in memory, are 4 % slower).
+//! in 32. A tile is the two registers of a panel's rows times up to three rows of activations, since
+//! with four more of the sums wait in memory (4 to 5 % slower).
 
 use std::arch::asm;
 use std::arch::x86_64::*;
