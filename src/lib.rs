@@ -26,7 +26,7 @@ pub mod constrain;
 pub mod cpu;
 pub mod engine;
 #[cfg(feature = "ggml")]
-pub mod ggml;
+mod ggml;
 pub mod kv;
 pub mod models;
 pub mod ops;

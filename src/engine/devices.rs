@@ -4,6 +4,8 @@ use std::fmt;
 use std::str::FromStr;
 
 use crate::ops::DeviceError;
+#[cfg(not(feature = "ggml"))]
+use crate::ops::KvShape;
 
 /// A family of devices that ggml brings.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -212,6 +214,10 @@ impl Target {
     }
 
     pub(super) fn memory(&self) -> Option<(u64, u64)> {
+        match *self {}
+    }
+
+    pub(super) fn fuses_attention(&self, _: &KvShape) -> bool {
         match *self {}
     }
 

@@ -7,7 +7,6 @@ use katari_gguf::keys::tensor;
 
 use super::devices::{GpuLayers, Target, choose};
 use super::options::{EngineOptions, Sizes};
-use crate::kv::KvType;
 use crate::models::{Hyper, Part};
 use crate::ops::{DeviceError, KvShape};
 
@@ -58,7 +57,14 @@ struct Pieces {
 }
 
 impl Pieces {
-    fn of(gguf: &Gguf, hyper: &Hyper, options: &EngineOptions, sizes: &Sizes) -> Pieces {
+    /// `scores` says whether attention lays its scores down in memory.
+    fn of(
+        gguf: &Gguf,
+        hyper: &Hyper,
+        options: &EngineOptions,
+        sizes: &Sizes,
+        scores: bool,
+    ) -> Pieces {
         let with_prefix = |prefix: &str| -> u64 {
             let tensors = gguf.tensors.iter();
             tensors
@@ -74,8 +80,8 @@ impl Pieces {
             false => with_prefix(&format!("{}.", tensor::OUTPUT)),
         };
         let n_tokens = options.n_batch.min(sizes.n_ctx);
-        // Outside of flash attention, which f32 does not get, scores lie in memory twice.
-        let scores = match [options.kv.0, options.kv.1].contains(&KvType::F32) {
+        // As products and as weights.
+        let scores = match scores {
             true => 8 * n_tokens as u64 * u64::from(sizes.n_cells) * hyper.heads.n_head as u64,
             false => 0,
         };
@@ -121,7 +127,9 @@ pub(super) fn place(
     sizes: &Sizes,
 ) -> Result<Vec<Placed>, DeviceError> {
     let targets = choose(options.device)?;
-    let pieces = Pieces::of(gguf, hyper, options, sizes);
+    let kv = kv_shape(hyper, options, sizes, 1);
+    let scores = targets.iter().any(|t| !t.fuses_attention(&kv));
+    let pieces = Pieces::of(gguf, hyper, options, sizes, scores);
     // What is no GPU shares the machine's memory, so nothing is gained by leaving layers behind.
     let free: Vec<Option<u64>> = targets
         .iter()

@@ -3,9 +3,11 @@
 use std::ffi::{CStr, c_char};
 use std::fmt;
 
+use super::kv::choose_flash;
 use super::log;
 use super::owned::memory;
 use super::sys::*;
+use crate::ops::KvShape;
 
 /// ggml's name of a family of devices, and ours.
 const KINDS: [(&str, &str); 6] = [
@@ -57,6 +59,12 @@ impl Found {
     /// Bytes of memory that are free, and that there are, where it says.
     pub fn memory(&self) -> Option<(u64, u64)> {
         Some(memory(self.handle)).filter(|&(_, total)| total > 0)
+    }
+
+    /// Whether attention to a store of `shape` is one operation on it, which does not lay the
+    /// scores down in memory.
+    pub fn fuses_attention(&self, shape: &KvShape) -> bool {
+        choose_flash(self.handle, shape).unwrap_or(false)
     }
 }
 

@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use bytemuck::cast_slice;
+
 use super::device::text;
 use super::kv::{Kv, set};
 use super::owned::{Context, Ptr};
@@ -95,7 +97,8 @@ pub(super) unsafe fn operations(graph: Ptr<ggml_cgraph>) -> impl Iterator<Item =
     nodes.filter(|&node| !VIEWS.contains(&unsafe { (*node).op }))
 }
 
-/// An error where `device` lacks one of the operations of `graph`, which would end the process.
+/// An error where `device` lacks one of the operations of `graph`, which would end the process;
+/// it says to try another type of keys and values where the operation reads or writes those.
 ///
 /// # Safety
 /// As for [`operations`]; `device` is from ggml's list.
@@ -111,68 +114,79 @@ pub(super) unsafe fn check(
             .map(|node| {
                 let sources = (*node).src.iter().take_while(|source| !source.is_null());
                 let types = sources.map(|source| text(ggml_type_name((**source).type_)));
-                (text(ggml_op_desc(node)), types.collect::<Vec<_>>())
+                // Rows are only got and set in the store, but for those that want logits.
+                let stored = match (*node).op {
+                    GGML_OP_FLASH_ATTN_EXT | GGML_OP_SET_ROWS => true,
+                    GGML_OP_GET_ROWS => (*(*node).src[0]).op == GGML_OP_NONE,
+                    _ => false,
+                };
+                let types = types.collect::<Vec<_>>().join(", ");
+                (text(ggml_op_desc(node)), types, stored)
             })
     };
     match lacking {
         None => Ok(()),
-        Some((operation, types)) => Err(DeviceError(format!(
-            "the device has no operation {operation} on {}; give --kv f16, or leave the layers \
-             to the CPU with --device cpu",
-            types.join(", ")
+        Some((operation, types, stored)) => Err(DeviceError(format!(
+            "the device has no operation {operation} on {types}; {}leave the layers to the CPU \
+             with --device cpu",
+            if stored { "give --kv f16, or " } else { "" },
         ))),
     }
 }
 
 impl Graph {
     /// Fills the inputs for a batch of the recorded shape.
-    pub(super) fn fill(
+    ///
+    /// # Safety
+    /// The graph's tensors have memory.
+    pub(super) unsafe fn fill(
         &self,
         batch: &Batch<'_>,
         hidden: &[f32],
         buffers: &mut Buffers,
     ) -> Result<(), DeviceError> {
+        // SAFETY: inputs live with the graph, and have memory as the caller promised.
+        let set = |tensor: &Ptr<ggml_tensor>, bytes: &[u8]| unsafe { set(*tensor, bytes) };
         let rows = batch.rows;
         for (source, tensor) in &self.inputs.rows {
             let Some(tensor) = tensor else { continue };
             match source {
-                Source::Hidden => set(tensor.get(), hidden),
+                Source::Hidden => set(tensor, cast_slice(hidden))?,
                 Source::Tokens(table) => {
                     embed(table, rows.iter().map(|row| row.token), &mut buffers.values)?;
-                    set(tensor.get(), &buffers.values);
+                    set(tensor, cast_slice(&buffers.values))?;
                 }
                 Source::Positions(table) => {
                     let positions = rows.iter().map(|row| row.position);
                     embed(table, positions, &mut buffers.values)?;
-                    set(tensor.get(), &buffers.values);
+                    set(tensor, cast_slice(&buffers.values))?;
                 }
             }
         }
         let mut numbers = |tensor: &Option<Ptr<ggml_tensor>>,
                            from: &mut dyn Iterator<Item = i32>| {
-            if let Some(tensor) = tensor {
-                buffers.numbers.clear();
-                buffers.numbers.extend(from);
-                set(tensor.get(), &buffers.numbers);
-            }
+            let Some(tensor) = tensor else { return Ok(()) };
+            buffers.numbers.clear();
+            buffers.numbers.extend(from);
+            set(tensor, cast_slice(&buffers.numbers))
         };
         numbers(
             &self.inputs.positions,
             &mut rows.iter().map(|row| row.position as i32),
-        );
+        )?;
         let wanted = rows.iter().zip(0..).filter(|(row, _)| row.wants_logits);
         // Where nobody wants logits, those of the first row.
         let wanted = wanted.map(|(_, i)| i).chain([0]).take(self.key.n_outputs);
-        numbers(&self.inputs.outputs, &mut { wanted });
-        if let Some(tensor) = self.inputs.cells {
+        numbers(&self.inputs.outputs, &mut { wanted })?;
+        if let Some(tensor) = &self.inputs.cells {
             buffers.cells.clear();
             let cells = rows.iter().map(|row| i64::from(row.cell));
             buffers.cells.extend(cells);
-            set(tensor.get(), &buffers.cells);
+            set(tensor, cast_slice(&buffers.cells))?;
         }
-        if let Some(tensor) = self.inputs.mask {
+        if let Some(tensor) = &self.inputs.mask {
             self.mask(batch, &mut buffers.mask);
-            set(tensor.get(), &buffers.mask);
+            set(tensor, cast_slice(&buffers.mask))?;
         }
         Ok(())
     }

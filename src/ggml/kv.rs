@@ -4,6 +4,8 @@
 
 use std::ops::Range;
 
+use bytemuck::cast_slice;
+
 use super::graph::check;
 use super::owned::{Allocator, Backend, Buffer, Context, Ptr};
 use super::sys::*;
@@ -75,7 +77,7 @@ impl Kv {
         let layers: Vec<[Store; 2]> = (0..shape.n_layer)
             .map(|_| Ok([store(shape.keys)?, store(shape.values)?]))
             .collect::<Result<_, DeviceError>>()?;
-        let flash = choose_flash(backend, shape)?;
+        let flash = choose_flash(backend.device, shape)?;
         let what = format!("the KV cache of {n_cells} cells");
         let next = "give a smaller --ctx, a smaller type of keys and values (--kv q8_0), or a \
                     smaller --gpu-layers";
@@ -97,8 +99,9 @@ impl Kv {
         self.layers.as_flattened().iter()
     }
 
-    /// The bytes of checked `cells`, layer by layer: keys of each cell, then values.
-    pub(super) fn export(&self, cells: &[u32]) -> Vec<u8> {
+    /// The bytes of `cells`, layer by layer: keys of each cell, then values.
+    pub(super) fn export(&self, cells: &[u32]) -> Result<Vec<u8>, DeviceError> {
+        self.shape.check_cells(cells.iter().copied())?;
         let mut bytes = vec![0; self.shape.exported_bytes(cells.len()) as usize];
         let mut rest = bytes.as_mut_slice();
         for store in self.stores() {
@@ -114,11 +117,12 @@ impl Kv {
                 rest = later;
             }
         }
-        bytes
+        Ok(bytes)
     }
 
-    /// Puts back what [`Kv::export`] gave, into checked `cells`.
+    /// Puts back what [`Kv::export`] gave, into `cells`.
     pub(super) fn import(&mut self, cells: &[u32], bytes: &[u8]) -> Result<(), DeviceError> {
+        self.shape.check_cells(cells.iter().copied())?;
         self.shape.check_exported(cells.len(), bytes.len())?;
         let mut rest = bytes;
         for store in self.stores() {
@@ -136,8 +140,10 @@ impl Kv {
         Ok(())
     }
 
-    /// Copies checked cells of every layer on the device, (from, to) in order.
+    /// Copies cells of every layer on the device, (from, to) in order.
     pub(super) fn copy(&mut self, pairs: &[(u32, u32)]) -> Result<(), DeviceError> {
+        let cells = pairs.iter().flat_map(|&(from, to)| [from, to]);
+        self.shape.check_cells(cells)?;
         for (from, to, n) in pair_runs(pairs) {
             let context = Context::new(4 * self.layers.len())?;
             for store in self.stores() {
@@ -160,7 +166,7 @@ impl Kv {
         Ok(())
     }
 
-    /// Turns the keys of checked `cells` in every layer by `delta` positions: rows are unpacked,
+    /// Turns the keys of `cells` in every layer by `delta` positions: rows are unpacked,
     /// turned and packed again. The dimensions that do not turn pack to what they were.
     pub(super) fn shift_keys(
         &mut self,
@@ -169,6 +175,7 @@ impl Kv {
         delta: i32,
         rope: &Rope,
     ) -> Result<(), DeviceError> {
+        self.shape.check_cells(cells.iter().copied())?;
         if cells.is_empty() || self.layers.is_empty() {
             return Ok(());
         }
@@ -197,24 +204,37 @@ impl Kv {
             (graph, positions, rows, targets)
         };
         let graph = Ptr::new(graph, || "no memory for a graph".into())?;
-        // SAFETY: the graph lives in the context, and is complete.
-        unsafe { check(graph, backend.device)? };
+        let input = |tensor| Ptr::new(tensor, || "no memory for an input".into());
+        let (positions, rows, targets) = (input(positions)?, input(rows)?, input(targets)?);
         let mut allocator = Allocator::new(backend.device)?;
-        allocator.place(graph.get(), backend.device)?;
         let cells32: Vec<i32> = cells.iter().map(|&c| c as i32).collect();
         let cells64: Vec<i64> = cells.iter().map(|&c| i64::from(c)).collect();
-        set(positions, &vec![delta; cells.len()]);
-        set(rows, &cells32);
-        set(targets, &cells64);
-        backend.compute(graph.get())
+        // SAFETY: the graph lives in the context, and is complete; of its tensors only the stores
+        // have memory before it is placed, which live in `self`, and all have it then; the cells
+        // that it reads and writes exist, as was checked.
+        unsafe {
+            check(graph, backend.device)?;
+            allocator.place(graph)?;
+            set(positions, cast_slice(&vec![delta; cells.len()]))?;
+            set(rows, cast_slice(&cells32))?;
+            set(targets, cast_slice(&cells64))?;
+            backend.compute(graph)
+        }
     }
 }
 
 /// Whether attention to a store of `shape` is one operation.
 ///
 /// Keys and values in f32 are attended to by plain matrix products, since a GPU's single
-/// operation rounds them to f16.
-fn choose_flash(backend: &Backend, shape: &KvShape) -> Result<bool, DeviceError> {
+/// operation rounds them to f16; but quantised values cannot be, whatever the keys are, since
+/// their blocks lie along the heads and a product runs along the cells.
+///
+/// # Errors
+/// Where the values are quantised and the device has no such operation for these heads.
+pub(super) fn choose_flash(
+    device: ggml_backend_dev_t,
+    shape: &KvShape,
+) -> Result<bool, DeviceError> {
     let quantised = shape.values.block_len() > 1;
     let exact = [shape.keys, shape.values].contains(&KvType::F32);
     if exact && !quantised {
@@ -234,7 +254,7 @@ fn choose_flash(backend: &Backend, shape: &KvShape) -> Result<bool, DeviceError>
         let q = ggml_new_tensor_3d(ctx, GGML_TYPE_F32, (*k).ne[0], 1, n_head);
         let mask = ggml_new_tensor_2d(ctx, GGML_TYPE_F16, CELLS as i64, 1);
         let node = ggml_flash_attn_ext(ctx, q, k, v, mask, 1.0, 0.0, 0.0);
-        ggml_backend_dev_supports_op(backend.device, node)
+        ggml_backend_dev_supports_op(device, node)
     };
     match supported || !quantised {
         true => Ok(supported),
@@ -271,14 +291,22 @@ pub(super) unsafe fn turn(
     }
 }
 
-/// Writes all of an input's values.
-pub(super) fn set<T: bytemuck::Pod>(tensor: *mut ggml_tensor, values: &[T]) {
-    // SAFETY: inputs live, have memory since their graph was placed, and hold as many elements
-    // of this size; ggml checks that the span lies inside.
-    unsafe {
-        assert_eq!(ggml_nbytes(tensor), size_of_val(values), "an input's size");
-        ggml_backend_tensor_set(tensor, values.as_ptr().cast(), 0, size_of_val(values));
+/// Writes all bytes of an input; an error where it has not as many.
+///
+/// # Safety
+/// The tensor lives and has memory.
+pub(super) unsafe fn set(tensor: Ptr<ggml_tensor>, bytes: &[u8]) -> Result<(), DeviceError> {
+    // SAFETY: it lives, as the caller promised.
+    let expected = unsafe { ggml_nbytes(tensor.get()) };
+    if bytes.len() != expected {
+        return Err(DeviceError(format!(
+            "an input of a pass has {} bytes, expected {expected}",
+            bytes.len()
+        )));
     }
+    // SAFETY: it has memory, as the caller promised, for as many bytes.
+    unsafe { ggml_backend_tensor_set(tensor.get(), bytes.as_ptr().cast(), 0, bytes.len()) };
+    Ok(())
 }
 
 /// Cells that follow each other.

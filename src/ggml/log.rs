@@ -27,9 +27,17 @@ unsafe extern "C" fn hear(level: ggml_log_level, text: *const c_char, _: *mut c_
     // SAFETY: ggml gives a string that ends with a zero and lives for the call.
     let text = unsafe { CStr::from_ptr(text) }.to_string_lossy();
     let mut messages = MESSAGES.lock().unwrap_or_else(PoisonError::into_inner);
-    if messages.len() + text.len() <= KEPT {
-        messages.push_str(&text);
+    keep(&mut messages, &text);
+}
+
+/// Adds `text` to `messages`, and keeps the last of them: what went wrong is said last.
+fn keep(messages: &mut String, text: &str) {
+    messages.push_str(text);
+    let mut cut = messages.len().saturating_sub(KEPT);
+    while !messages.is_char_boundary(cut) {
+        cut += 1;
     }
+    messages.drain(..cut);
 }
 
 /// What ggml said since it was last asked, on one line; why a driver's devices are not there, say.
@@ -45,5 +53,26 @@ pub(super) fn explain(what: String) -> DeviceError {
     match complaints() {
         None => DeviceError(what),
         Some(said) => DeviceError(format!("{what} ({said})")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_messages_are_kept() {
+        let mut messages = String::new();
+        for i in 0..1000 {
+            keep(&mut messages, &format!("{i}: no memory\n"));
+        }
+        assert!(messages.len() <= KEPT);
+        assert!(
+            messages.ends_with("998: no memory\n999: no memory\n"),
+            "{messages}"
+        );
+        // One that is too long alone, cut between characters.
+        keep(&mut messages, &"語".repeat(KEPT));
+        assert_eq!(messages, "語".repeat(KEPT / 3));
     }
 }

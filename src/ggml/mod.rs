@@ -76,8 +76,11 @@ impl Ggml {
     }
 
     fn kv(&self) -> Result<&Kv, DeviceError> {
-        let kv = self.kv.as_ref();
-        kv.ok_or_else(|| DeviceError("no KV cache was allocated".into()))
+        self.kv.as_ref().ok_or_else(no_kv)
+    }
+
+    fn kv_mut(&mut self) -> Result<&mut Kv, DeviceError> {
+        self.kv.as_mut().ok_or_else(no_kv)
     }
 
     /// Records a pass of shape `key` and gives it memory.
@@ -91,7 +94,9 @@ impl Ggml {
         let graph = recorder.finish(result)?;
         // SAFETY: the graph lives in its context, and is complete.
         unsafe { graph::check(graph.graph, self.backend.device)? };
-        match self.allocator.place(graph.graph.get(), self.backend.device) {
+        // SAFETY: as above; of its tensors only weights and KV have memory, and those outlive all
+        // graphs: weights are never freed, and a new KV store clears them first.
+        match unsafe { self.allocator.place(graph.graph) } {
             Ok(false) => {}
             // Their memory is gone.
             Ok(true) => self.graphs.clear(),
@@ -103,17 +108,25 @@ impl Ggml {
         Ok(graph)
     }
 
-    /// Runs a placed graph on a batch; its result is in `self.result` then.
-    fn replay(
+    /// Runs a graph on a batch; its result is in `self.result` then.
+    ///
+    /// # Safety
+    /// `graph` is from [`record`](Ggml::record), for a batch of this shape, and nothing was placed
+    /// since that moved its memory.
+    unsafe fn replay(
         &mut self,
         graph: &Graph,
         batch: &Batch<'_>,
         hidden: &[f32],
     ) -> Result<(), DeviceError> {
         self.operations = graph.operations;
-        graph.fill(batch, hidden, &mut self.buffers)?;
-        self.backend.compute(graph.graph.get())?;
-        read(graph.result, &mut self.result);
+        // SAFETY: `record` placed it, as the caller promised, and found all its operations on the
+        // device; its result is in f32, as every activation is.
+        unsafe {
+            graph.fill(batch, hidden, &mut self.buffers)?;
+            self.backend.compute(graph.graph)?;
+            read(graph.result, &mut self.result);
+        }
         if graph.inputs.outputs.is_some() && batch.n_outputs() == 0 {
             self.result.clear();
         }
@@ -121,10 +134,16 @@ impl Ggml {
     }
 }
 
-/// Reads all values of an f32 tensor of a pass that was computed.
-fn read(tensor: Ptr<ggml_tensor>, values: &mut Vec<f32>) {
-    // SAFETY: the tensor lives with its graph, is in f32, and has memory since it was placed;
-    // `values` is made as long as it is.
+fn no_kv() -> DeviceError {
+    DeviceError("no KV cache was allocated".into())
+}
+
+/// Reads all values of a tensor.
+///
+/// # Safety
+/// The tensor lives, is in f32, has memory and was computed.
+unsafe fn read(tensor: Ptr<ggml_tensor>, values: &mut Vec<f32>) {
+    // SAFETY: as the caller promised; `values` is made as long as the tensor is.
     unsafe {
         let bytes = ggml_nbytes(tensor.get());
         values.resize(bytes / size_of::<f32>(), 0.0);
@@ -160,6 +179,7 @@ impl Device for Ggml {
         shape: PassShape,
         forward: &mut dyn FnMut(&Recorder) -> Value,
     ) -> Result<(), DeviceError> {
+        self.weights.allocate(&self.backend)?;
         let key = Key {
             n_tokens: shape.n_tokens.max(1),
             n_outputs: shape.n_outputs.clamp(1, shape.n_tokens.max(1)),
@@ -180,7 +200,9 @@ impl Device for Ggml {
             Some(i) => self.graphs.remove(i),
             None => self.record(key, forward)?,
         };
-        let done = self.replay(&graph, batch, hidden);
+        // SAFETY: of this batch's shape, and placed: just now, or before, since whatever moves the
+        // buffer clears `self.graphs`.
+        let done = unsafe { self.replay(&graph, batch, hidden) };
         if self.graphs.len() >= GRAPHS {
             self.graphs.remove(0);
         }
@@ -201,44 +223,32 @@ impl Device for Ggml {
     ) -> Result<Vec<Vec<f32>>, DeviceError> {
         let key = Key::of(batch, hidden, self.kv()?)?;
         let graph = self.record(key, forward)?;
-        self.replay(&graph, batch, hidden)?;
+        // SAFETY: recorded just now.
+        unsafe { self.replay(&graph, batch, hidden)? };
         let observed = graph.observed.iter().map(|&tensor| {
             let mut values = Vec::new();
-            read(tensor, &mut values);
+            // SAFETY: the graph still has its memory, and what is observed is a copy in f32 that
+            // no later node's values take the place of.
+            unsafe { read(tensor, &mut values) };
             values
         });
         Ok(observed.collect())
     }
 
     fn shift_keys(&mut self, cells: &[u32], delta: i32, rope: &Rope) -> Result<(), DeviceError> {
-        self.kv()?.shape.check_cells(cells.iter().copied())?;
-        match &mut self.kv {
-            Some(kv) => kv.shift_keys(&self.backend, cells, delta, rope),
-            None => Ok(()),
-        }
+        let kv = self.kv.as_mut().ok_or_else(no_kv)?;
+        kv.shift_keys(&self.backend, cells, delta, rope)
     }
 
     fn copy_cells(&mut self, pairs: &[(u32, u32)]) -> Result<(), DeviceError> {
-        self.kv()?
-            .shape
-            .check_cells(pairs.iter().flat_map(|&(from, to)| [from, to]))?;
-        match &mut self.kv {
-            Some(kv) => kv.copy(pairs),
-            None => Ok(()),
-        }
+        self.kv_mut()?.copy(pairs)
     }
 
     fn export(&self, cells: &[u32]) -> Result<Vec<u8>, DeviceError> {
-        let kv = self.kv()?;
-        kv.shape.check_cells(cells.iter().copied())?;
-        Ok(kv.export(cells))
+        self.kv()?.export(cells)
     }
 
     fn import(&mut self, cells: &[u32], bytes: &[u8]) -> Result<(), DeviceError> {
-        self.kv()?.shape.check_cells(cells.iter().copied())?;
-        match &mut self.kv {
-            Some(kv) => kv.import(cells, bytes),
-            None => Ok(()),
-        }
+        self.kv_mut()?.import(cells, bytes)
     }
 }

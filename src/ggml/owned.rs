@@ -146,10 +146,15 @@ impl Backend {
         Ok(Backend { backend, device })
     }
 
-    /// Runs `graph`, whose tensors have memory on this device, to its end.
-    pub(super) fn compute(&self, graph: *mut ggml_cgraph) -> Result<(), DeviceError> {
-        // SAFETY: the caller's graph lives, and its tensors have memory.
-        let status = unsafe { ggml_backend_graph_compute(self.backend.get(), graph) };
+    /// Runs `graph` to its end.
+    ///
+    /// # Safety
+    /// `graph` lives and is complete, this device has all its operations, and all its tensors have
+    /// memory there, which nobody else uses meanwhile.
+    pub(super) unsafe fn compute(&self, graph: Ptr<ggml_cgraph>) -> Result<(), DeviceError> {
+        let (backend, graph) = (self.backend.get(), graph.get());
+        // SAFETY: the backend is open; of the graph the caller promised what this asks for.
+        let status = unsafe { ggml_backend_graph_compute(backend, graph) };
         match status {
             GGML_STATUS_SUCCESS => Ok(()),
             status => Err(log::explain(format!(
@@ -167,36 +172,45 @@ impl Drop for Backend {
 }
 
 /// Gives the tensors of graphs their places in one buffer, which grows as they need.
-pub(super) struct Allocator(Ptr<ggml_gallocr>);
+pub(super) struct Allocator {
+    allocator: Ptr<ggml_gallocr>,
+    device: ggml_backend_dev_t,
+}
+
+// SAFETY: as for `Backend`.
+unsafe impl Send for Allocator {}
 
 impl Allocator {
     pub(super) fn new(device: ggml_backend_dev_t) -> Result<Self, DeviceError> {
         // SAFETY: `device` is from ggml's list.
         let allocator = unsafe { ggml_gallocr_new(ggml_backend_dev_buffer_type(device)) };
-        Ok(Allocator(Ptr::new(allocator, || {
-            "no memory for a graph's allocator".into()
-        })?))
+        let allocator = Ptr::new(allocator, || "no memory for a graph's allocator".into())?;
+        Ok(Allocator { allocator, device })
     }
 
     /// Places the tensors of `graph`. True where the buffer moved for it, which leaves the
-    /// tensors of other graphs without memory.
-    pub(super) fn place(
-        &mut self,
-        graph: *mut ggml_cgraph,
-        device: ggml_backend_dev_t,
-    ) -> Result<bool, DeviceError> {
+    /// tensors of other graphs without memory; so does an error.
+    ///
+    /// # Safety
+    /// `graph` lives and is complete. Its tensors either have no memory yet, or some of their own
+    /// that outlives it (weights, KV), which is left alone.
+    pub(super) unsafe fn place(&mut self, graph: Ptr<ggml_cgraph>) -> Result<bool, DeviceError> {
         let before = self.bytes();
-        // SAFETY: the graph was recorded in a context that lives, and none of its own tensors
-        // has memory yet; tensors that have (weights, KV) are left alone.
-        let placed = unsafe { ggml_gallocr_alloc_graph(self.0.get(), graph) };
+        // SAFETY: the allocator is whole, as below; the rest the caller promised.
+        let placed = unsafe { ggml_gallocr_alloc_graph(self.allocator.get(), graph.get()) };
         if !placed {
-            let (free, total) = memory(device);
-            return Err(log::explain(format!(
+            let (free, total) = memory(self.device);
+            let refused = log::explain(format!(
                 "the activations of a pass do not fit the device's memory ({} of {} MiB are \
                  free); give a smaller --gpu-layers or --ctx",
                 free >> 20,
                 total >> 20
-            )));
+            ));
+            // ggml has the plan of the refused graph now, and no buffer: the next graph that the
+            // plan has room for would be placed at null. (Only where a new one can be made is
+            // there somebody who goes on; ggml itself ends the process where it cannot.)
+            *self = Allocator::new(self.device)?;
+            return Err(refused);
         }
         Ok(self.bytes() != before)
     }
@@ -204,14 +218,14 @@ impl Allocator {
     /// Bytes of the buffer.
     pub(super) fn bytes(&self) -> usize {
         // SAFETY: it has one buffer, number 0.
-        unsafe { ggml_gallocr_get_buffer_size(self.0.get(), 0) }
+        unsafe { ggml_gallocr_get_buffer_size(self.allocator.get(), 0) }
     }
 }
 
 impl Drop for Allocator {
     fn drop(&mut self) {
         // SAFETY: from `ggml_gallocr_new`, freed once.
-        unsafe { ggml_gallocr_free(self.0.get()) }
+        unsafe { ggml_gallocr_free(self.allocator.get()) }
     }
 }
 

@@ -1,4 +1,4 @@
-use llama_cpp_sys_2::GGML_OP_MUL_MAT;
+use llama_cpp_sys_2::{GGML_OP_MUL_MAT, GGML_TYPE_IQ1_S};
 
 use super::*;
 use crate::kv::{KvType, Ledger};
@@ -103,6 +103,31 @@ fn a_pass_is_recorded_once_for_each_bucket_of_cells_and_replayed_in_place() {
 }
 
 #[test]
+fn a_pass_that_does_not_fit_leaves_those_that_do_their_memory() {
+    let mut decoding = Decoding::new();
+    decoding.step();
+    // More bytes than a process can address.
+    let huge = PassShape {
+        n_tokens: 1 << 43,
+        n_outputs: 1,
+        n_hidden: WIDTH,
+    };
+    let mut forward = |ops: &Recorder| {
+        let x = ops.hidden();
+        ops.attend(0, &HEADS, &x, &x, &x)
+    };
+    for _ in 0..2 {
+        let error = decoding.device.reserve(huge, &mut forward).unwrap_err();
+        let error = error.to_string();
+        assert!(error.contains("do not fit the device's memory"), "{error}");
+        assert!(error.contains("failed to allocate"), "{error}");
+    }
+    // Of as many nodes as the one that was refused.
+    decoding.step();
+    assert_eq!(decoding.recorded, 2);
+}
+
+#[test]
 fn an_operation_that_the_device_lacks_is_named_and_not_run() {
     let mut decoding = Decoding::new();
     let found = ggml_cpu();
@@ -129,7 +154,19 @@ fn an_operation_that_the_device_lacks_is_named_and_not_run() {
     }
     let error = check().unwrap_err().to_string();
     assert!(
-        error.contains("no operation MUL_MAT on f32, i32"),
+        error.contains("no operation MUL_MAT on f32, i32; leave the layers to the CPU"),
+        "{error}"
+    );
+    // Nor does this one write rows of such a type to the store.
+    // SAFETY: as above.
+    unsafe {
+        let is_save = |node: &*mut ggml_tensor| (**node).op == GGML_OP_SET_ROWS;
+        let save = graph::operations(graph.graph).find(is_save).unwrap();
+        (*save).type_ = GGML_TYPE_IQ1_S;
+    }
+    let error = check().unwrap_err().to_string();
+    assert!(
+        error.contains("no operation SET_ROWS on f32") && error.contains("; give --kv f16, or"),
         "{error}"
     );
 }

@@ -93,6 +93,7 @@ pub(super) struct Weights {
     /// Described in the last context.
     described: usize,
     pending: Vec<Pending>,
+    /// The memory of the first contexts' tensors.
     buffers: Vec<Buffer>,
 }
 
@@ -137,18 +138,13 @@ impl Weights {
         Ok(Tensor(Place::Device(tensor)))
     }
 
-    /// Copies what was described straight from the files' bytes to `backend`'s memory.
-    pub(super) fn transfer(
-        &mut self,
-        backend: &Backend,
-        progress: &mut dyn FnMut(u64),
-    ) -> Result<(), DeviceError> {
+    /// Takes memory of `backend` for what was described and has none yet.
+    pub(super) fn allocate(&mut self, backend: &Backend) -> Result<(), DeviceError> {
         let bytes: usize = self.pending.iter().map(|p| p.len).sum();
-        if bytes == 0 {
-            return Ok(());
-        }
         let what = format!("the weights of this part ({} MiB)", bytes.div_ceil(1 << 20));
-        for context in &self.contexts {
+        // What is described later goes to a context of its own.
+        self.described = TENSORS;
+        for context in &self.contexts[self.buffers.len()..] {
             let next = "give a smaller --gpu-layers, or quantize to a smaller type";
             let buffer = Buffer::of(context, backend.device, &what, next)?;
             // SAFETY: the buffer lives; saying what it is for changes no memory.
@@ -157,6 +153,16 @@ impl Weights {
             };
             self.buffers.push(buffer);
         }
+        Ok(())
+    }
+
+    /// Copies what was described straight from the files' bytes to `backend`'s memory.
+    pub(super) fn transfer(
+        &mut self,
+        backend: &Backend,
+        progress: &mut dyn FnMut(u64),
+    ) -> Result<(), DeviceError> {
+        self.allocate(backend)?;
         for pending in self.pending.drain(..) {
             let span = pending.start..pending.start + pending.len;
             let Some(bytes) = pending.file.bytes().get(span.clone()) else {
@@ -166,8 +172,8 @@ impl Weights {
                 )));
             };
             for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
-                // SAFETY: the tensor has memory for `len` bytes, as `upload` checked, and the
-                // chunk lies at `i * CHUNK` of them; the call returns when it is copied.
+                // SAFETY: the tensor has memory since `allocate`, for `len` bytes, as `upload`
+                // checked, and the chunk lies at `i * CHUNK` of them; the call returns when it is copied.
                 unsafe {
                     let from = chunk.as_ptr().cast();
                     ggml_backend_tensor_set(pending.tensor.get(), from, i * CHUNK, chunk.len());
