@@ -26,7 +26,7 @@ pub use snapshot::SnapshotError;
 
 pub use crate::cpu::Isa;
 use crate::models::{ArchitectureId, Hyper, LoadError, TensorFile};
-use crate::ops::{Bytes, Mapping};
+use crate::ops::{Bytes, DeviceError, Mapping};
 pub use crate::ops::{Difference, Step, compare};
 
 /// What could not be done with a model file.
@@ -248,19 +248,26 @@ impl Engine {
             tensors: &mut tensors,
             options,
             sizes: &sizes,
-            progress: &mut |bytes| {
-                done += bytes;
-                progress(done, total);
-            },
         };
         let stages = placed.iter().map(|placed| loading.load(placed));
-        let stages = stages
+        let mut stages = stages
             .collect::<Result<Vec<_>, _>>()
             .and_then(|stages| {
                 tensors.refuse_surplus(architecture.name())?;
                 Ok(stages)
             })
             .map_err(|cause| file.load_error(cause))?;
+        // Last, since it takes long: every refusal comes before.
+        let mut progress = |bytes| {
+            done += bytes;
+            progress(done, total);
+        };
+        for (stage, placement) in stages.iter_mut().zip(&placement) {
+            stage.transfer(&mut progress).map_err(|cause| {
+                let cause = DeviceError(format!("{}: {cause}", placement.device));
+                file.load_error(cause.into())
+            })?;
+        }
         let session = Session::new(stages, hyper, &sizes);
         Ok(Engine {
             file,

@@ -313,14 +313,12 @@ pub trait Device: Send + 'static {
         self.upload(tensor)
     }
 
-    /// Brings what was uploaded to the device's own memory, once, after the last upload;
-    /// `progress` hears how many more bytes are there.
-    fn transfer(&mut self, _progress: &mut dyn FnMut(u64)) -> Result<(), DeviceError> {
-        Ok(())
-    }
+    /// Allocates the KV store, once, before the first pass.
+    fn allocate_kv(&mut self, shape: &KvShape) -> Result<(), DeviceError>;
 
-    /// Takes the memory of passes up to `shape`, so that what does not fit fails before the first
-    /// one. `forward` is as [`run`](Device::run) has it; nothing is computed.
+    /// Takes the memory of what was uploaded, and of passes up to `shape`, after the KV store's,
+    /// so that what does not fit is refused before [`transfer`](Device::transfer) takes its time.
+    /// `forward` is as [`run`](Device::run) has it; nothing is computed.
     fn reserve(
         &mut self,
         _shape: PassShape,
@@ -329,8 +327,11 @@ pub trait Device: Send + 'static {
         Ok(())
     }
 
-    /// Allocates the KV store, once, before the first pass.
-    fn allocate_kv(&mut self, shape: &KvShape) -> Result<(), DeviceError>;
+    /// Brings what was uploaded to the device's own memory, once, after the last upload and
+    /// before the first pass; `progress` hears how many more bytes are there.
+    fn transfer(&mut self, _progress: &mut dyn FnMut(u64)) -> Result<(), DeviceError> {
+        Ok(())
+    }
 
     /// Runs one pass and returns its result, `[n, width]` in row order.
     ///

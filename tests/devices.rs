@@ -175,28 +175,60 @@ fn layers_split_between_the_cpu_and_a_device_give_what_the_cpu_gives(backend: &B
 fn operations_traced_are_those_of_the_cpu(backend: &Backend) {
     for architecture in ["gptj", "gptneox", "gptneox-japanese", "gpt2"] {
         let tiny = Tiny::new(architecture);
-        let mut cpu = open(&CPU, &tiny, GpuLayers::All);
-        let mut other = open(backend, &tiny, GpuLayers::All);
-        let expected = cpu.session().trace(&prompt()).unwrap();
-        let found = other.session().trace(&prompt()).unwrap();
-        assert_eq!(expected.len(), found.len());
+        let expected = open(&CPU, &tiny, GpuLayers::All).session().trace(&prompt());
+        let expected = expected.unwrap();
         assert!(expected.len() > 10 * tiny.n_layer);
-        for difference in compare(&expected, &found) {
-            let operation = &expected[difference.index].operation;
-            let tolerance = backend.f32_noise.max(f64::from(f32::EPSILON));
-            assert!(
-                difference.error <= tolerance,
-                "{architecture}: {operation} ({}): {}",
-                difference.index,
-                difference.error
-            );
+        // Whole, and split over two devices: the same operations by the same names.
+        for (gpu_layers, n_devices) in [(GpuLayers::All, 1), (GpuLayers::Count(1), 2)] {
+            let options = EngineOptions {
+                kv: (KvType::F32, KvType::F32),
+                gpu_layers,
+                n_devices,
+                ..backend.options()
+            };
+            let mut other = Engine::open(&tiny.file(), &options).unwrap();
+            assert_eq!(other.placement().len(), n_devices);
+            let found = other.session().trace(&prompt()).unwrap();
+            for difference in compare(&expected, &found) {
+                let tolerance = backend.f32_noise.max(f64::from(f32::EPSILON));
+                assert!(
+                    difference.error <= tolerance,
+                    "{architecture} on {n_devices}: {difference:?}"
+                );
+            }
+            assert_eq!(compare(&expected, &found).len(), expected.len());
+            // The last one gives the logits, and nothing stays behind in the sequence.
+            assert!(other.session().is_empty(0));
+            let logits = other.evaluate(&prompt()).unwrap();
+            let logits = logits.rows().collect::<Vec<_>>().concat();
+            assert!(backend.same(&found.last().unwrap().values, &logits));
         }
-        // The last one gives the logits, and nothing stays behind in the sequence.
-        assert!(other.session().is_empty(0));
-        let logits = other.evaluate(&prompt()).unwrap();
-        let logits = logits.rows().collect::<Vec<_>>().concat();
-        assert!(backend.same(&found.last().unwrap().values, &logits));
     }
+}
+
+#[cfg(feature = "ggml")]
+#[test]
+fn what_does_not_fit_is_refused_before_weights_are_copied() {
+    // Many layers, so that a long context needs more bytes than a process can address.
+    let tiny = Tiny {
+        n_layer: 1024,
+        n_embd: 16,
+        ..Tiny::new("gptj")
+    };
+    let options = EngineOptions {
+        n_ctx: Some(i32::MAX as usize),
+        kv: (KvType::F32, KvType::F32),
+        ..GGML_CPU.options()
+    };
+    let file = katari::engine::ModelFile::open(&tiny.file()).unwrap();
+    let mut copied = 0;
+    let engine = Engine::with_progress(file, &options, &mut |done, _| copied = done);
+    let Err(error) = engine else {
+        panic!("there is no such memory");
+    };
+    let error = error.to_string();
+    assert!(error.contains("ggml-cpu: the KV cache of "), "{error}");
+    assert_eq!(copied, 0);
 }
 
 /// A weight of the second layer that is wrong on one side alone: the first operation that differs

@@ -108,10 +108,9 @@ impl ModelArgs {
     }
 
     /// The same flags for another device.
-    pub fn on(&self, device: DeviceChoice, gpu_layers: GpuLayers) -> ModelArgs {
+    pub fn on(&self, device: DeviceChoice) -> ModelArgs {
         ModelArgs {
             device,
-            gpu_layers,
             ..self.clone()
         }
     }

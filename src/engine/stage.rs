@@ -14,6 +14,8 @@ use crate::ops::{Batch, Device, DeviceError, KvShape, PassShape, Step, Traced};
 
 /// A part of a model on its device.
 pub(super) trait Stage: Send {
+    /// [`Device::transfer`].
+    fn transfer(&mut self, progress: &mut dyn FnMut(u64)) -> Result<(), DeviceError>;
     /// Runs the part: [`Device::run`] with its forward pass.
     fn run(&mut self, batch: &Batch<'_>, hidden: &[f32]) -> Result<&[f32], DeviceError>;
     /// The same, and what each operation gave.
@@ -36,10 +38,16 @@ struct OnDevice<D: Device> {
     device: D,
     model: Model<D::Tensor>,
     hyper: Arc<Hyper>,
+    /// The model's number of its first layer.
+    first_layer: usize,
     kv: KvShape,
 }
 
 impl<D: Device> Stage for OnDevice<D> {
+    fn transfer(&mut self, progress: &mut dyn FnMut(u64)) -> Result<(), DeviceError> {
+        self.device.transfer(progress)
+    }
+
     fn run(&mut self, batch: &Batch<'_>, hidden: &[f32]) -> Result<&[f32], DeviceError> {
         let (model, hyper) = (&self.model, &self.hyper);
         let mut forward = |ops: &D::Ops| model.forward(ops, hyper);
@@ -47,9 +55,9 @@ impl<D: Device> Stage for OnDevice<D> {
     }
 
     fn trace(&mut self, batch: &Batch<'_>, hidden: &[f32]) -> Result<Vec<Step>, DeviceError> {
-        let (model, hyper) = (&self.model, &self.hyper);
+        let (model, hyper, first) = (&self.model, &self.hyper, self.first_layer);
         let names = RefCell::default();
-        let mut forward = |ops: &D::Ops| model.forward(&Traced::new(ops, &names), hyper);
+        let mut forward = |ops: &D::Ops| model.forward(&Traced::new(ops, &names, first), hyper);
         let values = self.device.trace(batch, hidden, &mut forward)?;
         let steps = names.into_inner().into_iter().zip(values);
         Ok(steps
@@ -92,12 +100,11 @@ pub(super) struct Loading<'l, 'a> {
     pub tensors: &'l mut TensorFile<'a>,
     pub options: &'l EngineOptions,
     pub sizes: &'l Sizes,
-    /// Hears how many more bytes are on their device.
-    pub progress: &'l mut dyn FnMut(u64),
 }
 
 impl Loading<'_, '_> {
-    /// Loads a part onto a new device of its target.
+    /// Proves a part's weights and takes the memory for it on a new device of its target;
+    /// [`Stage::transfer`] brings the weights there.
     pub(super) fn load(&mut self, placed: &Placed) -> Result<Box<dyn Stage>, LoadError> {
         let threads = self.options.threads();
         match &placed.target {
@@ -122,7 +129,6 @@ impl Loading<'_, '_> {
     ) -> Result<Box<dyn Stage>, LoadError> {
         let mut loader = Loader::new(self.tensors, &mut device);
         let model = Model::load(self.architecture, &mut loader, self.hyper, part)?;
-        device.transfer(self.progress)?;
         let kv = kv_shape(self.hyper, self.options, self.sizes, part.layers.len());
         device.allocate_kv(&kv)?;
         let hyper = self.hyper;
@@ -136,6 +142,7 @@ impl Loading<'_, '_> {
             device,
             model,
             hyper: Arc::clone(hyper),
+            first_layer: part.layers.start,
             kv,
         }))
     }

@@ -8,34 +8,47 @@ use super::{Activation, Heads, Linear, Norm, Ops, Rope};
 /// What one operation of a traced pass gave.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Step {
-    /// Its name, with the layer's number within its device where it has one: `attend 3`.
+    /// Its name, with the layer's number in the model where it has one: `attend 3`.
     pub operation: String,
     /// Its rows, one after another.
     pub values: Vec<f32>,
 }
 
-/// Where two traces part.
+/// An operation of two traces, and how far it is from being the same.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Difference {
     /// The operation, counted from 0.
     pub index: usize,
+    /// Its name, or both where the two have different ones.
+    pub operation: String,
     /// Root mean square of the differences, relative to that of the first trace's values;
-    /// infinite where the two are not of one shape, or something is no number.
+    /// infinite where the two are not one operation or of one shape, or something is no number.
     pub error: f64,
 }
 
 /// The relative error of each step of `found` against `expected`, as far as both have the same
-/// operations: a step of another name ends the list with an infinite error.
+/// operations of the same shapes: the first that only one of them has, or has otherwise, ends the
+/// list with an infinite error.
 pub fn compare(expected: &[Step], found: &[Step]) -> Vec<Difference> {
     let mut differences = Vec::new();
-    for (index, (a, b)) in expected.iter().zip(found).enumerate() {
-        let same = a.operation == b.operation && a.values.len() == b.values.len();
-        let error = match same {
-            true => relative_error(&a.values, &b.values),
-            false => f64::INFINITY,
+    for index in 0..expected.len().max(found.len()) {
+        let (a, b) = (expected.get(index), found.get(index));
+        let same = match (a, b) {
+            (Some(a), Some(b)) if a.operation == b.operation => Some((&a.values, &b.values)),
+            _ => None,
         };
-        differences.push(Difference { index, error });
-        if !same {
+        let same = same.filter(|(a, b)| a.len() == b.len());
+        let name = |step: Option<&Step>| step.map_or("nothing".into(), |s| s.operation.clone());
+        let (operation, other) = (name(a), name(b));
+        differences.push(Difference {
+            index,
+            error: same.map_or(f64::INFINITY, |(a, b)| relative_error(a, b)),
+            operation: match operation == other {
+                true => operation,
+                false => format!("{operation}, here {other}"),
+            },
+        });
+        if same.is_none() {
             break;
         }
     }
@@ -55,16 +68,23 @@ fn relative_error(expected: &[f32], found: &[f32]) -> f64 {
     }
 }
 
-/// Operations that name and observe what they give.
+/// Operations that name and observe what they give. Hidden states that come from the device before
+/// are not observed: they are what its last operation gave.
 pub struct Traced<'a, O> {
     ops: &'a O,
     names: &'a RefCell<Vec<String>>,
+    first_layer: usize,
 }
 
 impl<'a, O: Ops> Traced<'a, O> {
-    /// Those of `ops`; `names` gets a name for each value that is observed.
-    pub fn new(ops: &'a O, names: &'a RefCell<Vec<String>>) -> Self {
-        Traced { ops, names }
+    /// Those of `ops`, on a device whose first layer is the model's `first_layer`; `names` gets a
+    /// name for each value that is observed.
+    pub fn new(ops: &'a O, names: &'a RefCell<Vec<String>>, first_layer: usize) -> Self {
+        Traced {
+            ops,
+            names,
+            first_layer,
+        }
     }
 
     fn note(&self, name: &str, value: O::Value) -> O::Value {
@@ -79,7 +99,7 @@ impl<O: Ops> Ops for Traced<'_, O> {
     type Value = O::Value;
 
     fn hidden(&self) -> O::Value {
-        self.note("hidden", self.ops.hidden())
+        self.ops.hidden()
     }
 
     fn embed_tokens(&self, table: &O::Tensor) -> O::Value {
@@ -127,7 +147,7 @@ impl<O: Ops> Ops for Traced<'_, O> {
         v: &O::Value,
     ) -> O::Value {
         let y = self.ops.attend(layer, heads, q, k, v);
-        self.note(&format!("attend {layer}"), y)
+        self.note(&format!("attend {}", self.first_layer + layer), y)
     }
 
     fn select_outputs(&self, x: &O::Value) -> O::Value {
@@ -160,6 +180,25 @@ mod tests {
         found[0].values[1] = f32::NAN;
         assert_eq!(compare(&expected, &found)[0].error, f64::INFINITY);
         found[0].operation = "z".into();
-        assert_eq!(compare(&expected, &found).len(), 1);
+        let ends = compare(&expected, &found);
+        assert_eq!((ends.len(), ends[0].operation.as_str()), (1, "a, here z"));
+    }
+
+    #[test]
+    fn an_operation_that_only_one_side_has_is_a_difference() {
+        let long = [step("a", &[1.0]), step("b", &[1.0])];
+        for (expected, found, name) in [
+            (&long[..], &long[..1], "b, here nothing"),
+            (&long[..1], &long[..], "nothing, here b"),
+        ] {
+            let differences = compare(expected, found);
+            let last = differences.last().unwrap();
+            assert_eq!((last.index, last.operation.as_str()), (1, name));
+            assert_eq!(last.error, f64::INFINITY);
+        }
+        // Of another shape, too.
+        let differences = compare(&long, &[step("a", &[1.0, 1.0]), step("b", &[1.0])]);
+        assert_eq!(differences.len(), 1);
+        assert_eq!(differences[0].error, f64::INFINITY);
     }
 }

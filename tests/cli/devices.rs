@@ -46,6 +46,19 @@ fn the_first_operation_that_differs_is_named() {
     assert!(first.ends_with("<- differs"), "{table}");
     let error = stderr_of(&output);
     assert!(error.contains("differs by "), "{error}");
+    // No number is larger than these.
+    for tolerance in ["--tolerance=nan", "--tolerance=inf", "--tolerance=-1"] {
+        let output = run(&[&args[..], &[tolerance]].concat());
+        assert_fails(&output, 2, &["expected a number from 0 on"]);
+    }
+    // Layers on both: the same operations.
+    let split = [&args[..], &["--gpu-layers", "1", "--all"]].concat();
+    let whole = stdout(&[&args[..], &["--all"]].concat());
+    let names = |table: &str| -> Vec<String> {
+        let names = table.lines().map(|line| line.rsplit_once("  ").unwrap().0);
+        names.map(str::to_string).collect()
+    };
+    assert_eq!(names(&stdout(&split)), names(&whole));
 }
 
 #[test]
