@@ -228,7 +228,10 @@ fn katari(
         });
     }
     let memory_rate = match placement.as_slice() {
-        [whole] if whole.offloaded => Some(memory_rate(&whole.device, options.threads())?),
+        // Without it the rows say nothing of a share, and why is on standard error.
+        [whole] if whole.offloaded => memory_rate(&whole.device, options.threads())
+            .inspect_err(|cause| eprintln!("{cause}"))
+            .ok(),
         _ => None,
     };
     Ok(Ours {

@@ -16,6 +16,7 @@ use katari_quantize::shapes::Shape;
 use super::failure::Failure;
 use super::interrupt::Watch;
 use super::model::{ModelArgs, Purpose, load, tokenizer};
+use super::output::note;
 use super::progress::Progress;
 use report::{Report, Row};
 
@@ -34,10 +35,11 @@ const LOAD_PROMPT: usize = 16;
 /// reading memory and nothing else (a sum over 2 GiB unless --stream says otherwise) just before
 /// and just after each repetition, the arithmetic against the kernels on a tile that stays in each
 /// core's cache. Shown is the median of the repetitions' shares. Where another device runs all
-/// layers, its own memory is what the bandwidth is held against, and the arithmetic against
-/// nothing; with layers on both there is no one limit, and none is shown. Bandwidth counts the bytes of the
-/// weights and of the keys and values that a pass reads; arithmetic counts the products with
-/// weights.
+/// layers, its own memory is what the bandwidth is held against (the faster of a sum and a copy
+/// over 256 MiB, or over a quarter of what the model leaves free, which must be 512 MiB), and the
+/// arithmetic against nothing; with layers on both there is no one limit, and none is shown.
+/// Bandwidth counts the bytes of the weights and of the keys and values that a pass reads;
+/// arithmetic counts the products with weights.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     katari bench model.gguf -p 128,512 -n 32 -d 0,1800 -t 2\n  \
@@ -171,12 +173,10 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let (_, hyper) = file.architecture()?;
     let work = Work::new(file.gguf(), &hyper, run.options.kv);
     let mut report = Report::new(name, type_name(&file), &file, &run.options);
-    report.registers = run.limits.registers();
-    run.measure_kernels(&work);
     let mut engine = load(file, &run.options)?;
-    if run.hold_against(&engine)? {
-        report.registers = f64::NAN;
-        run.multiply_rates.clear();
+    if !run.is_elsewhere(&engine) {
+        report.registers = run.limits.registers();
+        run.measure_kernels(&work);
     }
     rows.extend(loaded.map(|row| run.row(row)));
     for test in tests {
@@ -296,7 +296,7 @@ struct Run {
     /// Multiply-accumulates a second of the kernels of each format.
     multiply_rates: Vec<(Format, f64)>,
     /// Bytes a second of the memory that the model lies in, once it is known that it is not the
-    /// CPU's: a device's own, or no number where the layers are split.
+    /// CPU's: a device's own, or no number where the layers are split or it cannot be measured.
     device_rate: Option<f64>,
     progress: Progress,
     done: u64,
@@ -316,17 +316,25 @@ impl Run {
         Row::new(&timed, rate)
     }
 
-    /// Measures the memory of the device that runs the layers, where that is not the CPU.
-    /// Returns whether it is not.
-    fn hold_against(&mut self, engine: &Engine) -> Result<bool, Failure> {
+    /// Whether layers run elsewhere than on the CPU; the memory of the device that runs all of
+    /// them is measured then, once.
+    fn is_elsewhere(&mut self, engine: &Engine) -> bool {
         let placement = engine.placement();
         if self.device_rate.is_none() && placement.iter().any(|part| part.offloaded) {
+            let measure = |device: &str| {
+                memory_rate(device, self.options.threads()).unwrap_or_else(|cause| {
+                    note(format_args!(
+                        "no limit to hold the bandwidth against: {cause}"
+                    ));
+                    f64::NAN
+                })
+            };
             self.device_rate = Some(match placement {
-                [whole] => memory_rate(&whole.device, self.options.threads())?,
+                [whole] => measure(&whole.device),
                 _ => f64::NAN,
             });
         }
-        Ok(self.device_rate.is_some())
+        self.device_rate.is_some()
     }
 
     /// Takes the rate at which memory is read now, after `done` repetitions.
@@ -409,7 +417,7 @@ impl Run {
                 };
                 Work::new(engine.gguf(), engine.hyper(), self.options.kv).of(prompt, LOAD_PROMPT)
             });
-            self.hold_against(&engine)?;
+            self.is_elsewhere(&engine);
             drop(engine);
             self.between(&name, i, &mut streams);
         }

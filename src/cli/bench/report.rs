@@ -126,7 +126,7 @@ impl Report {
             },
             file_bytes: file.bytes().len(),
             kv_cache_bytes: file.memory(options).map_or(0, |memory| memory.kv),
-            registers: 0.0,
+            registers: f64::NAN,
         }
     }
 
