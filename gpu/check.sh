@@ -6,10 +6,10 @@
 #   tests     the golden models, the KV cache, batches, split layers and traced operations
 #   bench     the shapes timed in each type, beside llama.cpp where it has the architecture
 #   partial   the last quarter and the last half of the first shape's layers on the device, in q4_0
-#   table     what the parts before left in FOLDER
+#   table     what the parts before left in FOLDER, and what of it is missing or failed
 #
 # All parts in this order unless some are named. A part that fails or takes too long hides no
-# other: the table says so, and the exit code is 1. `bench` alone takes minutes, so where a
+# other: the table says so, and the exit code is 1, as it is where the table lacks a part. `bench` alone takes minutes, so where a
 # command's time is limited run the parts, and the shapes, one by one. DEVICE is cuda:0 unless
 # given, and ggml-cpu checks the bundle where no GPU is. FOLDER is ./results. cuBLAS is found in
 # CUDA 13's own folder or in the copy that PyTorch brings.
@@ -73,14 +73,13 @@ tests() {
     [ $rc = 0 ] && [ "${passed%% *}" != 0 ]
 }
 
-# beside SHAPE TYPE OPTION...: rows of the table, in a file of their own.
+# beside SHAPE TYPE LAYERS: rows of the table, in a file of their own.
 beside() {
-    local shape=$1 type=$2
-    shift 2
-    local rows=$folder/rows-$shape-$type$(printf -- '-%s' "$@" | tr -d ' ')
-    echo "... $shape $type $*" >&2
+    local shape=$1 type=$2 layers=$3
+    local rows=$folder/rows-$shape-$type-$layers
+    echo "... $shape $type, $layers layers on $device" >&2
     if ! timeout "$bench_limit" ./beside-llama --shape "$shape" --type "$type" \
-        --device "$device" "$@" ${more[@]+"${more[@]}"} >"$rows" 2>"$folder/error.log"; then
+        --device "$device" --gpu-layers "$layers" ${more[@]+"${more[@]}"} >"$rows" 2>"$folder/error.log"; then
         local why
         why=$(grep -v '^$' "$folder/error.log" | tail -n 1 | tr '|' '/')
         echo "| $shape | $type | $device | failed: ${why:-no word, or out of time} |" >"$rows"
@@ -90,37 +89,53 @@ beside() {
     cat "$rows"
 }
 
-bench() {
-    local failed=0 shape type
+# What the parts time, a line each: SHAPE TYPE LAYERS.
+whole() {
+    local shape type
     for shape in ${shapes//,/ }; do
         for type in ${types//,/ }; do
-            beside "$shape" "$type" --gpu-layers all || failed=1
+            echo "$shape $type all"
         done
     done
+}
+# Of 24 to 36 layers.
+split() { printf "${shapes%%,*} q4_0 %s\n" 7 14; }
+
+bench() {
+    local failed=0 shape type layers
+    while read -r shape type layers; do
+        beside "$shape" "$type" "$layers" </dev/null || failed=1
+    done < <("$@")
     return $failed
 }
 
-partial() {
-    local shape=${shapes%%,*} failed=0 n
-    # Of 24 to 36 layers.
-    for n in 7 14; do
-        beside "$shape" q4_0 --gpu-layers "$n" || failed=1
-    done
-    return $failed
-}
+partial() { bench split; }
 
 table() {
+    local failed=0 shape type layers rows tests
+    tests=$(cat "$folder/tests" 2>/dev/null || echo 'not run')
     printf '\n=== %s\n' "$(here)"
-    printf '=== tests: %s\n\n' "$(cat "$folder/tests" 2>/dev/null || echo 'not run')"
-    ./beside-llama --names
-    cat "$folder"/rows-* 2>/dev/null
-    ! grep -q '| failed: ' "$folder"/rows-* 2>/dev/null
+    printf '=== tests: %s\n\n' "$tests"
+    [[ $tests =~ ^[1-9][0-9]*\ passed,\ 0\ failed\ \(exit\ code\ 0\)$ ]] || failed=1
+    ./beside-llama --names || failed=1
+    while read -r shape type layers; do
+        rows=$folder/rows-$shape-$type-$layers
+        if grep -i "^| $shape | $type | " "$rows" 2>/dev/null; then
+            ! grep -q '| failed: ' "$rows" || failed=1
+        else
+            echo "| $shape | $type | $layers layers on $device | missing |"
+            failed=1
+        fi
+    done < <(whole; split)
+    [ $failed = 0 ] || printf '\nNot complete: something above failed or is missing.\n'
+    return $failed
 }
 
 failed=0
 for part in "$@"; do
     case $part in
-    tests | bench | partial) here >&2 && "$part" || failed=1 ;;
+    tests | partial) here >&2 && "$part" || failed=1 ;;
+    bench) here >&2 && bench whole || failed=1 ;;
     table) table || failed=1 ;;
     *)
         echo "error: there is no part $part (expected tests, bench, partial or table)" >&2

@@ -3,6 +3,8 @@ mod arrows;
 mod cli;
 mod constrain;
 mod devices;
+#[cfg(target_os = "linux")]
+mod gpu;
 mod kv;
 #[cfg(feature = "ggml")]
 mod llama;
