@@ -18,6 +18,7 @@ use katari_gguf::Gguf;
 
 pub use devices::{
     DeviceChoice, DeviceInfo, Family, GpuLayers, NoGpuLayers, UnknownDevice, devices, memory_rate,
+    missing,
 };
 pub use options::EngineOptions;
 pub use place::Placement;

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use katari::engine::{DeviceInfo, devices};
+use katari::engine::{DeviceInfo, devices, missing};
 use serde_json::json;
 
 use super::failure::Failure;
@@ -11,7 +11,8 @@ use super::output::{self, bytes};
 /// List the devices that a model can run on, and their memory.
 ///
 /// The names are those that --device takes. The CPU is always there; others come with a build
-/// with ggml (`--features ggml`, `cuda`, `vulkan`, `metal` or `rocm`) and its driver.
+/// with ggml (`--features ggml`, `cuda`, `vulkan`, `metal` or `rocm`) and its driver; why one is
+/// missing is said on standard error, where ggml knows.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     katari devices\n  \
@@ -25,9 +26,13 @@ pub struct Args {
 pub fn run(args: Args) -> Result<(), Failure> {
     let devices = devices();
     match args.json {
-        true => output::json(&devices.iter().map(value).collect::<Vec<_>>()),
-        false => output::stream(&table(&devices)),
+        true => output::json(&devices.iter().map(value).collect::<Vec<_>>())?,
+        false => output::stream(&table(&devices))?,
     }
+    if let Some(said) = missing() {
+        output::note(format_args!("ggml says: {said}"));
+    }
+    Ok(())
 }
 
 fn value(device: &DeviceInfo) -> serde_json::Value {

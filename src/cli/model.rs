@@ -7,7 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 pub use katari::engine::ModelFile;
-use katari::engine::{DeviceChoice, Engine, EngineOptions, GpuLayers, Isa, Placement};
+use katari::engine::{
+    DeviceChoice, DeviceInfo, Engine, EngineOptions, GpuLayers, Isa, Placement, devices,
+};
 use katari::kv::KvType;
 use katari::text::Tokenizer;
 
@@ -149,8 +151,38 @@ pub fn load(file: ModelFile, options: &EngineOptions) -> Result<Engine> {
         for part in engine.placement() {
             note(placement(part, engine.hyper().n_layer));
         }
+    } else if options.device != DeviceChoice::Cpu {
+        let gpus: Vec<_> = devices().into_iter().filter(|d| d.is_gpu).collect();
+        if let Some(why) = not_offloaded(options.gpu_layers, &gpus) {
+            note(why);
+        }
     }
     Ok(engine)
+}
+
+/// Why no layer runs on a GPU, where that may not be what was meant; `gpus` are those there are.
+fn not_offloaded(wanted: GpuLayers, gpus: &[DeviceInfo]) -> Option<String> {
+    if wanted == GpuLayers::Count(0) {
+        return None;
+    }
+    if gpus.is_empty() {
+        return (wanted != GpuLayers::Auto).then(|| {
+            format!(
+                "warning: --gpu-layers {wanted} has no effect, as there is no GPU here that this \
+                 build can use; `katari devices` lists what there is"
+            )
+        });
+    }
+    let free = gpus.iter().map(|gpu| match gpu.memory {
+        Some((free, _)) => format!("{} ({} free)", gpu.name, bytes(free)),
+        None => gpu.name.clone(),
+    });
+    let free: Vec<String> = free.collect();
+    Some(format!(
+        "warning: all layers run on the CPU: with the head and the scratch none fits {}; give a \
+         smaller --ctx or --kv q8_0, or free some memory",
+        free.join(" or ")
+    ))
 }
 
 /// `cuda:0: layers 13 to 36 of 36 and the head; 1.9 GiB of weights, ...`.
@@ -209,4 +241,31 @@ pub fn utf8(bytes: Vec<u8>, name: &str) -> Result<String> {
             error.utf8_error().valid_up_to()
         )
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn layers_that_no_gpu_takes_are_a_warning_unless_nobody_asked() {
+        let card = DeviceInfo {
+            name: "cuda:0".into(),
+            description: "a card".into(),
+            is_gpu: true,
+            memory: Some((300 << 20, 4 << 30)),
+        };
+        assert_eq!(not_offloaded(GpuLayers::Auto, &[]), None);
+        assert_eq!(not_offloaded(GpuLayers::Count(0), &[]), None);
+        assert_eq!(
+            not_offloaded(GpuLayers::Count(0), std::slice::from_ref(&card)),
+            None
+        );
+        let said = |wanted, gpus: &[DeviceInfo]| not_offloaded(wanted, gpus).unwrap();
+        let none = said(GpuLayers::Count(8), &[]);
+        assert!(none.contains("--gpu-layers 8 has no effect"), "{none}");
+        assert!(said(GpuLayers::All, &[]).contains("--gpu-layers all"));
+        let full = said(GpuLayers::Auto, &[card]);
+        assert!(full.contains("none fits cuda:0 (300.0 MiB free)"), "{full}");
+    }
 }

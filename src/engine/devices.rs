@@ -233,7 +233,12 @@ impl fmt::Display for Target {
     }
 }
 
-/// What ggml said of devices that it could not bring up; nothing without it.
+/// What ggml has to say of devices that it could not bring up, since it was last asked.
+pub fn missing() -> Option<String> {
+    found();
+    complaints()
+}
+
 #[cfg(not(feature = "ggml"))]
 fn complaints() -> Option<String> {
     None

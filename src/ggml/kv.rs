@@ -256,14 +256,18 @@ pub(super) fn choose_flash(
         let node = ggml_flash_attn_ext(ctx, q, k, v, mask, 1.0, 0.0, 0.0);
         ggml_backend_dev_supports_op(device, node)
     };
-    match supported || !quantised {
-        true => Ok(supported),
-        false => Err(DeviceError(format!(
-            "the device cannot attend to keys in {} and values in {} with heads of {head}; give \
-             --kv f16",
-            shape.keys, shape.values
-        ))),
+    if supported || !quantised {
+        return Ok(supported);
     }
+    let KvShape { keys, values, .. } = shape;
+    let both = match keys == values {
+        true => String::new(),
+        false => format!("one type for both (--kv {values}) or "),
+    };
+    Err(DeviceError(format!(
+        "the device cannot attend to keys in {keys} and values in {values} with heads of {head}; \
+         give {both}--kv f16"
+    )))
 }
 
 /// The node that turns each head of `x` `[n, n_head, width]` by its row's position.

@@ -66,7 +66,14 @@ fn a_device_that_is_not_here_is_an_error() {
     let file = model(CHECKPOINTS[0]);
     let output = run(&["logits", &file, "--ids", "1", "--device", "cuda:99"]);
     assert_fails(&output, 1, &["no device cuda:99 here", "there is cpu"]);
-    let output = run(&["logits", &file, "--ids", "1", "--gpu-layers", "most"]);
+    let args = ["logits", &file, "--ids", "1", "--gpu-layers"];
+    let found = json(&["devices", "--json"]);
+    if !found.as_array().unwrap().iter().any(|d| d["gpu"] == true) {
+        let said = stderr_of(&run(&[&args[..], &["7"]].concat()));
+        assert!(said.contains("--gpu-layers 7 has no effect"), "{said}");
+        assert_eq!(stderr_of(&run(&[&args[..], &["0"]].concat())), "");
+    }
+    let output = run(&[&args[..], &["most"]].concat());
     assert_fails(&output, 2, &["'most'", "expected a number, auto or all"]);
 }
 
@@ -79,6 +86,7 @@ fn bench_holds_a_device_against_its_own_memory() {
     let args = [&args[..], &quick[..]].concat();
     let rows = json(&[&args[..], &["--json"]].concat());
     for row in rows.as_array().unwrap() {
+        assert_eq!(row["device"], "ggml-cpu");
         assert!(row["stream_gb_s"].as_f64().unwrap() > 0.0, "{row}");
         assert!(row["bandwidth_share"].as_f64().unwrap() > 0.0, "{row}");
         assert!(row["kernel_gmac_s"].is_null(), "{row}");
@@ -92,6 +100,7 @@ fn bench_holds_a_device_against_its_own_memory() {
     // No one limit where layers are on both.
     let split = json(&[&args[..], &["--gpu-layers", "1", "--json"]].concat());
     assert!(split[0]["stream_gb_s"].is_null(), "{split}");
+    assert_eq!(split[0]["device"], "cpu: 1, ggml-cpu: 1");
     assert!(split[0]["tokens_per_second"].as_f64().unwrap() > 0.0);
 }
 
