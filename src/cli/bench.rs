@@ -172,8 +172,15 @@ pub fn run(args: Args) -> Result<(), Failure> {
     let (file, name) = source.open(args.file_type)?;
     let (_, hyper) = file.architecture()?;
     let work = Work::new(file.gguf(), &hyper, run.options.kv);
-    let mut report = Report::new(name, type_name(&file), &file, &run.options);
     let mut engine = load(file, &run.options)?;
+    let file = engine.file();
+    let mut report = Report::new(
+        name,
+        type_name(file),
+        file,
+        &run.options,
+        engine.placement(),
+    );
     if !run.is_elsewhere(&engine) {
         report.registers = run.limits.registers();
         run.measure_kernels(&work);

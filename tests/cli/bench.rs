@@ -43,6 +43,7 @@ fn bench_prints_an_object_for_each_test() {
     ];
     assert_eq!(tests, expected);
     for row in rows {
+        assert_eq!(row["device"], "cpu");
         assert_eq!(row["isa"], "scalar");
         assert_eq!(row["threads"], 2);
         assert_eq!(row["type"], "q8_0");

@@ -1,7 +1,7 @@
 //! The results as a table for people, for spreadsheets and for programs.
 
 use katari::bench::median;
-use katari::engine::{EngineOptions, Isa, ModelFile};
+use katari::engine::{EngineOptions, Isa, ModelFile, Placement};
 use katari_gguf::Format;
 use serde::Serialize;
 
@@ -15,6 +15,8 @@ pub struct Report {
     model: String,
     #[serde(rename = "type")]
     file_type: String,
+    /// What runs the layers, with how many each where they are split: `cpu: 4, cuda:0: 24`.
+    device: String,
     isa: &'static str,
     threads: usize,
     /// Keys and values: `f16`, or `q8_0,f16` where they differ.
@@ -113,11 +115,17 @@ impl Report {
         file_type: String,
         file: &ModelFile,
         options: &EngineOptions,
+        placement: &[Placement],
     ) -> Report {
+        let named = placement.iter().map(|part| match placement {
+            [whole] => whole.device.clone(),
+            _ => format!("{}: {}", part.device, part.layers.len()),
+        });
         let (keys, values) = options.kv;
         Report {
             model,
             file_type,
+            device: named.collect::<Vec<_>>().join(", "),
             isa: options.isa.unwrap_or_else(Isa::best).name(),
             threads: options.threads(),
             kv: match keys == values {
@@ -146,12 +154,13 @@ impl Report {
 
     fn markdown(&self, rows: &[Row]) -> String {
         let mut text = format!(
-            "{}: {}, {}; {} threads, {}, KV cache {}\n\n\
+            "{}: {}, {}; {}, {} threads, {}, KV cache {}\n\n\
              | test | tokens/s | bandwidth, GB/s | of memory's | arithmetic, GMAC/s | of the kernel's | seconds | peak memory |\n\
              |---|---|---|---|---|---|---|---|\n",
             self.model,
             self.file_type,
             output::bytes(self.file_bytes as u64),
+            self.device,
             self.threads,
             self.isa,
             self.kv,
