@@ -5,6 +5,7 @@
 //! (or shares that prefix into another). Each [`step`](Schedule::step) is one forward pass: the
 //! next token of every request that writes, then pieces of the prompts of those that do not yet.
 
+mod phrases;
 mod request;
 mod stops;
 mod writer;
@@ -185,6 +186,13 @@ impl<'a> Schedule<'a> {
                 && let Some(finish) = writer.draw(logits, now, sink)
             {
                 slot.end(finish, now, sink);
+            }
+        }
+        for (sequence, slot) in (0..).zip(&mut self.slots) {
+            if let Some(excess @ 1..) = slot.writer.as_mut().map(Writer::take_excess) {
+                let len = self.session.len(sequence);
+                self.session
+                    .truncate(sequence, len.saturating_sub(excess))?;
             }
         }
         Ok(())

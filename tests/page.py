@@ -53,6 +53,13 @@ def story(page):
     page.keyboard.press("Alt+r")
     settle(page)
     assert text(page) == first
+    # Another seed gives another one.
+    setting(page, "seed", "2")
+    page.keyboard.press("Alt+r")
+    page.wait_for_function("first => document.querySelector('#text').value !== first", arg=first)
+    settle(page)
+    assert text(page) != first and text(page).startswith(BEGINNING)
+    setting(page, "seed", "1")
     page.keyboard.press("Alt+z")
     assert text(page) == BEGINNING
     expect(page.locator("#undo")).to_be_disabled()
@@ -102,6 +109,12 @@ def chat(page):
     page.click("#retry")
     settle(page)
     assert page.locator("#log li.assistant").last.inner_text() == first
+    setting(page, "seed", "2")
+    page.click("#retry")
+    expect(page.locator("#log li.assistant").last).not_to_have_text(first)
+    settle(page)
+    assert page.locator("#log li.assistant").last.inner_text() not in ("", first)
+    expect(page.locator("#log li")).to_have_count(2)
     page.screenshot(path=f"{FOLDER}/chat.png")
     page.click("#undo")
     expect(page.locator("#log li")).to_have_count(0)

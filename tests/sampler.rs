@@ -327,6 +327,13 @@ fn values_out_of_range_are_refused_by_name() {
             },
             ["order", "top_k twice"],
         ),
+        (
+            Params {
+                repetition_slope: 1.5,
+                ..d()
+            },
+            ["repetition_slope", "1.5"],
+        ),
     ];
     for (params, parts) in cases {
         let error = refused(params);
@@ -459,6 +466,32 @@ proptest! {
             sum += f64::from(plain[id]);
         }
     }
+}
+
+/// What is drawn in place of a token that was taken back has the share it has without that token.
+#[test]
+fn the_draw_follows_the_probabilities_after_a_token_was_taken_back() {
+    let logits = logits_of(&[0.5, 0.2, 0.3]);
+    let mut counts = [0u32; 3];
+    const DRAWS: u32 = 10_000;
+    for seed in 0..DRAWS {
+        let mut sampler = Sampler::new(Params::default(), all_drawable(3), seed.into()).unwrap();
+        let mark = sampler.mark();
+        let mut drawn = sampler.sample(&logits, &[], 0).unwrap();
+        if drawn == 0 {
+            sampler.take_back(mark, 0);
+            drawn = sampler.sample(&logits, &[], 0).unwrap();
+            // Only there.
+            assert!(sampler.probabilities(&logits, &[drawn], 0)[0].p > 0.4);
+        }
+        counts[drawn as usize] += 1;
+    }
+    let deviation = (f64::from(DRAWS) * 0.4 * 0.6).sqrt();
+    assert_eq!(counts[0], 0);
+    assert!(
+        (f64::from(counts[1]) - 0.4 * f64::from(DRAWS)).abs() < 5.0 * deviation,
+        "{counts:?}"
+    );
 }
 
 #[test]

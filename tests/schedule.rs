@@ -235,6 +235,59 @@ fn a_writer_gets_a_token_in_every_pass_beside_a_long_prompt() {
 }
 
 #[test]
+fn a_short_prompt_does_not_wait_for_a_long_one() {
+    let mut model = demo(400, 3);
+    let short = model.ids("猫");
+    let new = model.ids("山の中");
+    // Nothing that is cached helps with the long ones.
+    for (somebody_writes, first) in [(false, "雨"), (true, "森")] {
+        let mut long = model.ids(first);
+        long.extend(short.iter().cycle().take(300));
+        let mut schedule = model.schedule();
+        schedule.set_batch_sizes(BatchSizes {
+            prefill: 16,
+            prefill_beside: 16,
+        });
+        if somebody_writes {
+            schedule.submit(greedy(&short, 60)).unwrap();
+            schedule.step(&mut |_, _| {}).unwrap();
+        }
+        schedule.submit(greedy(&long, 1)).unwrap();
+        schedule.step(&mut |_, _| {}).unwrap();
+        let reader = schedule.submit(greedy(&new, 1)).unwrap();
+        let mut done = false;
+        for _ in 0..new.len().div_ceil(8) {
+            let mut sink = |id, event| done |= id == reader && matches!(event, Event::Done(..));
+            schedule.step(&mut sink).unwrap();
+        }
+        assert!(done, "half of each pass is the short prompt's");
+        schedule.run(&mut |_, _| {}).unwrap();
+    }
+}
+
+#[test]
+fn who_waits_is_served_in_order_whoever_else_comes() {
+    let mut model = demo(400, 2);
+    let prompts = ["雨", "猫である", "昔々、あるところに"].map(|text| model.ids(text));
+    let mut schedule = model.schedule();
+    // One sequence is never free.
+    let endless = schedule.submit(greedy(&prompts[0], 300)).unwrap();
+    let (mut submitted, mut begun) = (Vec::new(), Vec::new());
+    for i in 0..60 {
+        // More come than can be served, and most begin as what is cached does.
+        submitted.push(schedule.submit(greedy(&prompts[i % 3], 4)).unwrap());
+        let mut sink = |id, event| match event {
+            Event::Token(_) if id != endless && !begun.contains(&id) => begun.push(id),
+            _ => {}
+        };
+        schedule.step(&mut sink).unwrap();
+    }
+    // Four tokens each, and a pass in which the next one comes.
+    assert!(begun.len() >= 60 / 5, "{}", begun.len());
+    assert_eq!(begun, submitted[..begun.len()]);
+}
+
+#[test]
 fn stop_strings_are_never_said() {
     let mut model = demo(96, 1);
     let prompt = model.ids("昔々、あるところに");
@@ -252,6 +305,119 @@ fn stop_strings_are_never_said() {
         assert_eq!(story.text, before);
         assert_eq!(story.finish(), &Finish::Stop(stop));
     }
+}
+
+/// The likeliest text without `phrase`, by trying: each token alone, and back to the one that
+/// began the phrase where it comes.
+fn likeliest_without(model: &mut Model, prompt: &[u32], phrase: &str, n: usize) -> Vec<u32> {
+    let mut ids = prompt.to_vec();
+    // What may not come at each place after the prompt.
+    let mut barred: Vec<Vec<Vec<u32>>> = vec![Vec::new()];
+    while ids.len() < prompt.len() + n {
+        let mut request = greedy(&ids, 1);
+        request.sampling.banned = barred[ids.len() - prompt.len()].clone();
+        ids.push(write(model, request).tokens[0]);
+        barred.push(Vec::new());
+        let text_of = |len: usize| {
+            let mut stream = model.tokenizer.stream_after(prompt);
+            let written = ids[prompt.len()..prompt.len() + len].iter();
+            let text: String = written.map(|&id| stream.push(id).to_string()).collect();
+            text.to_lowercase()
+        };
+        let written = ids.len() - prompt.len();
+        if let Some(found) = text_of(written).find(phrase) {
+            let began = (0..written)
+                .find(|&n| text_of(n + 1).len() > found)
+                .unwrap();
+            let token = ids[prompt.len() + began];
+            ids.truncate(prompt.len() + began);
+            barred.truncate(began + 1);
+            barred[began].push(vec![token]);
+        }
+    }
+    ids.split_off(prompt.len())
+}
+
+#[test]
+fn banned_phrases_are_never_written_however_they_are_cut() {
+    let mut model = demo(96, 1);
+    let prompt = model.ids("昔々、あるところに");
+    let whole = write(&mut model, greedy(&prompt, 16));
+    let chars: Vec<char> = whole.text.chars().collect();
+    let mut cut = 0;
+    for length in [1, 2, 4] {
+        for letters in chars.windows(length).step_by(3) {
+            let phrase: String = letters.iter().collect();
+            let request = Request {
+                banned_phrases: vec!["never written".into(), phrase.clone()],
+                logprobs: Some(0),
+                ..greedy(&prompt, 16)
+            };
+            let story = write(&mut model, request);
+            assert!(!story.text.contains(&phrase), "{phrase}: {}", story.text);
+            let expected = likeliest_without(&mut model, &prompt, &phrase, 16);
+            assert_eq!(story.tokens, expected, "{phrase}");
+            assert_eq!(story.timings().generated_tokens, 16);
+            assert_eq!(story.finish(), &Finish::Length);
+            // A phrase that no token has alone.
+            let alone = |&id: &u32| model.tokenizer.token_text(id).contains(&phrase);
+            cut += usize::from(!whole.tokens.iter().any(alone));
+        }
+    }
+    assert!(cut > 3, "{cut} phrases of several tokens");
+}
+
+#[test]
+fn banned_phrases_leave_a_text_what_it_is_alone() {
+    let prompts = ["昔々、あるところに", "吾輩は猫である。名前は", "雨"];
+    let request = |model: &Model, i: usize| Request {
+        banned_phrases: ["。", "い", "ました", "の中"].map(String::from).to_vec(),
+        stop: vec!["、「".into()],
+        ..drawn(&model.ids(prompts[i % 3]), 30, i as u64)
+    };
+    let alone: Vec<Story> = (0..6)
+        .map(|i| {
+            let mut model = demo(96, 1);
+            let request = request(&model, i);
+            write(&mut model, request)
+        })
+        .collect();
+    let mut model = demo(96, 4);
+    let requests: Vec<Request> = (0..6).map(|i| request(&model, i)).collect();
+    let mut schedule = model.schedule();
+    let ids = requests.into_iter().map(|r| schedule.submit(r).unwrap());
+    let ids: Vec<RequestId> = ids.collect();
+    let stories = run(&mut schedule);
+    for (id, alone) in ids.iter().zip(&alone) {
+        assert_eq!(stories[id].text, alone.text);
+        assert_eq!(stories[id].tokens, alone.tokens);
+        assert_eq!(stories[id].finish(), alone.finish());
+        for phrase in ["。", "い", "ました", "の中", "、「"] {
+            assert!(!alone.text.contains(phrase), "{phrase}: {}", alone.text);
+        }
+    }
+    // Some were long enough to mean something.
+    assert!(alone.iter().any(|story| story.tokens.len() == 30));
+}
+
+/// Where every token is the beginning of a banned phrase, the text ends.
+#[test]
+fn a_text_that_may_have_nothing_ends() {
+    let mut model = demo(96, 1);
+    let prompt = model.ids("昔々");
+    let texts = (0..model.engine.n_vocab() as u32).map(|id| model.tokenizer.token_text(id));
+    let texts: Vec<String> = texts.collect();
+    let mut letters: Vec<String> = texts.concat().chars().map(String::from).collect();
+    letters.sort();
+    letters.dedup();
+    let mut request = greedy(&prompt, 5);
+    // Bytes could make other letters.
+    let silent = (0..).zip(&texts).filter(|(_, text)| text.is_empty());
+    request.sampling.banned = silent.map(|(id, _)| vec![id]).collect();
+    request.banned_phrases = letters;
+    let story = write(&mut model, request);
+    assert_eq!(story.text, "");
+    assert_eq!(story.finish(), &Finish::NothingToDraw);
 }
 
 #[test]
@@ -383,5 +549,11 @@ fn requests_that_cannot_be_run_are_refused() {
     let mut request = greedy(&[5], 1);
     request.when_full = WhenContextIsFull::Shift { keep: 24 };
     assert!(refused(request).contains("keeps 24 tokens"));
+    let mut request = greedy(&[5], 1);
+    request.banned_phrases = vec!["a".into()];
+    request.when_full = WhenContextIsFull::Shift { keep: 0 };
+    assert!(refused(request.clone()).contains("cannot be had together"));
+    request.banned_phrases = vec![String::new()];
+    assert!(refused(request).contains("phrase is empty"));
     assert!(!schedule.is_busy());
 }

@@ -11,7 +11,8 @@ use katari::engine::{
     DeviceChoice, DeviceInfo, Engine, EngineOptions, GpuLayers, Isa, Placement, devices,
 };
 use katari::kv::KvType;
-use katari::text::Tokenizer;
+use katari::text::{ChatTemplate, Tokenizer};
+use katari_gguf::keys::tokenizer::CHAT_TEMPLATE;
 
 use super::output::{bytes, note};
 use super::progress::Progress;
@@ -119,23 +120,24 @@ impl ModelArgs {
 
     /// Opens the model in `file`.
     pub fn open(&self, file: &Path, purpose: Purpose) -> Result<Model> {
-        let start = Instant::now();
-        let engine = load(ModelFile::open(file)?, &self.options(purpose))?;
-        let tokenizer = tokenizer(engine.file())?;
-        let load_time = start.elapsed();
-        let (n_ctx, trained) = (engine.n_ctx(), engine.n_ctx_train());
-        if n_ctx > trained {
-            note(format_args!(
-                "warning: --ctx {n_ctx} is more than the {trained} tokens the model was \
-                 trained with; its text gets worse beyond them"
-            ));
+        let model = open(file, &self.options(purpose))?;
+        if let Some(warning) = model.ctx_warning() {
+            note(format_args!("warning: {warning}"));
         }
-        Ok(Model {
-            engine,
-            tokenizer,
-            load_time,
-        })
+        Ok(model)
     }
+}
+
+/// Opens the model in `file`, and its tokenizer.
+pub fn open(file: &Path, options: &EngineOptions) -> Result<Model> {
+    let start = Instant::now();
+    let engine = load(ModelFile::open(file)?, options)?;
+    let tokenizer = tokenizer(engine.file())?;
+    Ok(Model {
+        engine,
+        tokenizer,
+        load_time: start.elapsed(),
+    })
 }
 
 /// Loads `file`, shows how far that is where weights are copied to a device, and says which
@@ -211,6 +213,32 @@ pub struct Model {
     pub tokenizer: Tokenizer,
     /// What opening it took.
     pub load_time: Duration,
+}
+
+impl Model {
+    /// What to be warned of where `--ctx` is more than the model was trained with.
+    pub fn ctx_warning(&self) -> Option<String> {
+        let (n_ctx, trained) = (self.engine.n_ctx(), self.engine.n_ctx_train());
+        (n_ctx > trained).then(|| {
+            format!(
+                "--ctx {n_ctx} is more than the {trained} tokens the model was trained with; \
+                 its text gets worse beyond them"
+            )
+        })
+    }
+
+    /// The source of the chat template that the file has, and the template.
+    pub fn template(&self) -> Result<Option<(&str, ChatTemplate)>> {
+        let Some(source) = self.engine.gguf().metadata.opt::<&str>(CHAT_TEMPLATE)? else {
+            return Ok(None);
+        };
+        let piece = |id: Option<u32>| id.map_or("", |id| self.tokenizer.piece(id));
+        let template = ChatTemplate::new(source)
+            .with_context(|| format!("metadata key '{CHAT_TEMPLATE}'"))?
+            .with("bos_token", piece(self.tokenizer.bos()))
+            .with("eos_token", piece(self.tokenizer.eos()));
+        Ok(Some((source, template)))
+    }
 }
 
 /// The tokenizer that `file` holds.

@@ -8,13 +8,12 @@ use std::time::Duration;
 use anyhow::Context;
 use katari::engine::{Engine, EngineOptions};
 use katari::serve::{Chat, Facts, Guard, Limits, Model, Options, ServeError, serve};
-use katari_gguf::keys::{general, tokenizer::CHAT_TEMPLATE};
+use katari_gguf::keys::general;
 use katari_quantize::FileType;
 
 use super::card::Card;
-use super::chat;
 use super::failure::Failure;
-use super::model::{FileArg, ModelArgs, ModelFile, Purpose, load, read_text, tokenizer};
+use super::model::{self, FileArg, ModelArgs, Purpose, read_text};
 
 /// Answer front-ends over HTTP, in the protocols of OpenAI, llama.cpp, KoboldAI and Ollama.
 ///
@@ -149,18 +148,20 @@ impl Args {
             ..self.model.options(Purpose::Write)
         };
         let path = &self.file.file;
-        let engine = load(ModelFile::open(path)?, &options)?;
-        let tokenizer = tokenizer(engine.file())?;
+        let opened = model::open(path, &options)?;
+        if let Some(warning) = opened.ctx_warning() {
+            tracing::warn!("{warning}");
+        }
+        let chat = opened.template()?.map(|(source, template)| Chat {
+            template,
+            source: source.to_string(),
+        });
+        let model::Model {
+            engine, tokenizer, ..
+        } = opened;
         let metadata = &engine.gguf().metadata;
         let card =
             Card::read(metadata, engine.n_vocab()).with_context(|| path.display().to_string())?;
-        let chat = match metadata.opt::<&str>(CHAT_TEMPLATE)? {
-            Some(source) => Some(Chat {
-                template: chat::template(source, &tokenizer)?,
-                source: source.to_string(),
-            }),
-            None => None,
-        };
         let file_type = metadata.opt::<u32>(general::FILE_TYPE)?;
         let file_type = file_type.and_then(FileType::from_id);
         let stem = path.file_stem().unwrap_or_default();

@@ -53,8 +53,8 @@ pub fn write(
         stop: settings.stop.clone(),
         seed: settings.seed,
         when_full: settings.when_full,
-        logprobs: None,
         constraint: settings.constraint.clone(),
+        ..Request::default()
     })?;
     let mut progress = None;
     let (mut text, mut ids) = (String::new(), Vec::new());

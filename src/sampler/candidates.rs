@@ -93,10 +93,25 @@ impl Candidates {
     }
 
     /// Calls `change` once for each candidate that is among `ids`, with how often it is.
-    pub fn for_each_in(&mut self, ids: &[u32], mut change: impl FnMut(&mut Candidate, u32)) {
+    pub fn for_each_in(&mut self, ids: &[u32], change: impl FnMut(&mut Candidate, u32)) {
+        self.for_each_only_in(ids, &[], change);
+    }
+
+    /// The same, but not for those that are among `others` too.
+    pub fn for_each_only_in(
+        &mut self,
+        ids: &[u32],
+        others: &[u32],
+        mut change: impl FnMut(&mut Candidate, u32),
+    ) {
         for &id in ids {
             if let Some(count) = self.counts.get_mut(id as usize) {
                 *count += 1;
+            }
+        }
+        for &id in others {
+            if let Some(count) = self.counts.get_mut(id as usize) {
+                *count = 0;
             }
         }
         for &id in ids {

@@ -2,7 +2,8 @@
 //! key made from the seed by `SeedableRng::seed_from_u64`.
 //!
 //! The `n`-th generated token uses the generator's `n`-th 64-bit number, whatever was drawn
-//! before, so that a text can be taken up anywhere and goes on as it would have.
+//! before, so that a text can be taken up anywhere and goes on as it would have. Where tokens
+//! were taken back, what follows uses another stream of the generator.
 
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
@@ -18,25 +19,37 @@ pub fn random_seed() -> u64 {
 pub(super) struct Draw {
     seed: u64,
     generator: ChaCha12Rng,
+    /// That of the generator's streams which draws tokens.
+    stream: u64,
 }
+
+/// The stream that decides whether a step strikes.
+const CHANCE: u64 = 1;
 
 impl Draw {
     pub fn new(seed: u64) -> Self {
         Self {
             seed,
             generator: ChaCha12Rng::seed_from_u64(seed),
+            stream: 0,
         }
+    }
+
+    /// Draws from the next stream.
+    pub fn begin_anew(&mut self) {
+        self.stream = self.stream.max(CHANCE) + 1;
+        self.generator.set_stream(self.stream);
     }
 
     pub fn seed(&self) -> u64 {
         self.seed
     }
 
-    /// A number for the `n_generated`-th token, uniform in `[0, 1)`: of the generator's second
-    /// stream, independent of the first, which draws tokens.
+    /// A number for the `n_generated`-th token, uniform in `[0, 1)`: of a stream of
+    /// its own, independent of those that draw tokens.
     pub fn chance(&self, n_generated: usize) -> f64 {
         let mut generator = self.generator.clone();
-        generator.set_stream(1);
+        generator.set_stream(CHANCE);
         uniform(&mut generator, n_generated)
     }
 

@@ -2,10 +2,11 @@
 //!
 //! A [`Sampler`] is pure over its inputs: what it draws depends on its parameters, its seed,
 //! the logits and the tokens so far, and on nothing it did before. (But with mirostat, whose
-//! bound follows what was drawn, and with a [`Constraint`], which follows the text.) First the
-//! surplus rows of the embedding, end-of-text tokens that come too early, banned words and what
-//! the constraint does not allow are ruled out; then the steps of [`Params::order`] change or
-//! remove what is left, each in a file of its own; then a token is drawn from the softmax.
+//! bound follows what was drawn, with a [`Constraint`], which follows the text, and where tokens
+//! were [taken back](Sampler::take_back).) First the surplus rows of the embedding, end-of-text
+//! tokens that come too early, banned words and what the constraint does not allow are ruled
+//! out; then the steps of [`Params::order`] change or remove what is left, each in a file of its
+//! own; then a token is drawn from the softmax.
 //!
 //! The default order and the arithmetic of each step are those of `generate()` in Hugging
 //! Face's transformers, so that a model card's settings mean the same here.
@@ -19,7 +20,9 @@ mod steps;
 pub use candidates::Candidate;
 pub use constraint::{Constraint, Next, Over};
 pub use draw::random_seed;
-pub use steps::{Dry, DynamicTemperature, Invalid, Mirostat, MirostatVersion, Params, Step, Xtc};
+pub use steps::{
+    Dry, DynamicTemperature, Invalid, Mirostat, MirostatVersion, Params, Smoothing, Step, Xtc,
+};
 
 use std::sync::Arc;
 
@@ -61,7 +64,17 @@ pub struct Sampler {
     bound: f64,
     constraint: Option<Box<dyn Constraint>>,
     over: Option<Over>,
+    /// Tokens that were drawn at this place and taken back.
+    taken_back: Vec<u32>,
     candidates: Candidates,
+}
+
+/// What a [`Sampler`] knows at one place of its text beside the tokens.
+#[derive(Debug, Clone)]
+pub struct Mark {
+    bound: f64,
+    constraint: Option<Box<dyn Constraint>>,
+    taken_back: Vec<u32>,
 }
 
 impl Sampler {
@@ -81,6 +94,7 @@ impl Sampler {
             draw: draw::Draw::new(seed),
             constraint: None,
             over: None,
+            taken_back: Vec::new(),
             candidates: Candidates::default(),
         })
     }
@@ -128,6 +142,9 @@ impl Sampler {
             draw: &self.draw,
         };
         ban::apply(&context, candidates);
+        for &id in &self.taken_back {
+            candidates.ban(id);
+        }
         if let Some(constraint) = &mut self.constraint {
             self.over = constraint::apply(constraint.as_mut(), &self.params, candidates);
             if self.over.is_some() {
@@ -157,6 +174,28 @@ impl Sampler {
         {
             constraint.take(drawn);
         }
+        self.taken_back.clear();
         Some(drawn)
+    }
+
+    /// This place of the text, to come back to.
+    pub fn mark(&self) -> Mark {
+        Mark {
+            bound: self.bound,
+            constraint: self.constraint.clone(),
+            taken_back: self.taken_back.clone(),
+        }
+    }
+
+    /// Goes back to `mark`, where `id` was drawn: it is not drawn there again. What is drawn
+    /// from here on is independent of what was drawn before, as it must be for the other tokens
+    /// to keep their shares.
+    pub fn take_back(&mut self, mark: Mark, id: u32) {
+        self.bound = mark.bound;
+        self.constraint = mark.constraint;
+        self.over = None;
+        self.taken_back = mark.taken_back;
+        self.taken_back.push(id);
+        self.draw.begin_anew();
     }
 }

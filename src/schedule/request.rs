@@ -16,6 +16,9 @@ pub struct Request {
     pub limits: Limits,
     /// The text ends before any of these.
     pub stop: Vec<String>,
+    /// Phrases that the text never has, however their tokens are cut; capital letters do not
+    /// matter. Where one comes, the text goes back to the token that began it and takes another.
+    pub banned_phrases: Vec<String>,
     /// Same seed, same text.
     pub seed: u64,
     /// What to do when the context is full.
@@ -151,6 +154,12 @@ pub enum ScheduleError {
     /// A stop string that would stop at once.
     #[error("a stop string is empty")]
     EmptyStop,
+    /// A banned phrase that every text has.
+    #[error("a banned phrase is empty")]
+    EmptyPhrase,
+    /// Going back over what was forgotten.
+    #[error("banned phrases and a context shift cannot be had together")]
+    ShiftsPhrases,
     /// A context shift that would keep everything.
     #[error(
         "a context shift that keeps {keep} tokens has nothing to forget (expected less than {n_ctx}, the context length)"
@@ -184,7 +193,13 @@ impl Request {
         if self.stop.iter().any(String::is_empty) {
             return Err(ScheduleError::EmptyStop);
         }
+        if self.banned_phrases.iter().any(String::is_empty) {
+            return Err(ScheduleError::EmptyPhrase);
+        }
         match self.when_full {
+            WhenContextIsFull::Shift { .. } if !self.banned_phrases.is_empty() => {
+                Err(ScheduleError::ShiftsPhrases)
+            }
             WhenContextIsFull::Shift { keep } if keep >= n_ctx => {
                 Err(ScheduleError::KeepsAll { keep, n_ctx })
             }

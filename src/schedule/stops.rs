@@ -43,18 +43,7 @@ impl Stops {
             let text = std::mem::take(&mut self.held);
             return Released { text, stop };
         }
-        let begins = |at: usize| {
-            let rest = &self.held[at..];
-            self.stops.iter().any(|stop| stop.starts_with(rest))
-        };
-        let longest = self.stops.iter().map(String::len).max().unwrap_or(0);
-        let held_from = self
-            .held
-            .char_indices()
-            .map(|(at, _)| at)
-            .filter(|at| self.held.len() - at < longest)
-            .find(|&at| begins(at))
-            .unwrap_or(self.held.len());
+        let held_from = possible_beginning(&self.held, &self.stops);
         let kept = self.held.split_off(held_from);
         Released {
             text: std::mem::replace(&mut self.held, kept),
@@ -66,6 +55,16 @@ impl Stops {
     pub fn finish(&mut self) -> String {
         std::mem::take(&mut self.held)
     }
+}
+
+/// Where in `text`, which has none of `wanted` in it, the first may begin that is not over; its
+/// length where none may.
+pub(super) fn possible_beginning(text: &str, wanted: &[String]) -> usize {
+    let longest = wanted.iter().map(String::len).max().unwrap_or(0);
+    (text.char_indices().map(|(at, _)| at))
+        .filter(|at| text.len() - at < longest)
+        .find(|&at| wanted.iter().any(|w| w.starts_with(&text[at..])))
+        .unwrap_or(text.len())
 }
 
 #[cfg(test)]

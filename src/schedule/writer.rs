@@ -4,12 +4,16 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::phrases::{Drawn, Phrases};
 use super::request::{
     Event, Finish, Limits, Logprobs, Request, RequestId, ScheduleError, Timings, WhenContextIsFull,
 };
 use super::stops::Stops;
 use crate::sampler::{Over, Sampler};
 use crate::text::{TextStream, Tokenizer};
+
+/// How often a text may go back from banned phrases. One that is so hemmed in ends.
+const MAX_TAKEN_BACK: usize = 1000;
 
 /// A request that is being written.
 pub(super) struct Writer<'a> {
@@ -26,6 +30,10 @@ pub(super) struct Writer<'a> {
     logprobs: Option<usize>,
     drawable: Arc<[bool]>,
     stream: TextStream<'a>,
+    phrases: Phrases<'a>,
+    /// How often tokens were taken back, and how many of the sequence are to go for it.
+    taken_back: usize,
+    excess: usize,
     stops: Stops,
     timings: Timings,
     /// When its first pass began, and when the prompt's logits were there.
@@ -53,6 +61,9 @@ impl<'a> Writer<'a> {
             logprobs: request.logprobs,
             drawable,
             stream: tokenizer.stream_after(&request.prompt),
+            phrases: Phrases::new(&request.banned_phrases),
+            taken_back: 0,
+            excess: 0,
             stops: Stops::new(request.stop),
             timings: Timings {
                 prompt_tokens: request.prompt.len(),
@@ -106,6 +117,7 @@ impl<'a> Writer<'a> {
         sink: &mut dyn FnMut(RequestId, Event),
     ) -> Option<Finish> {
         self.prompted.get_or_insert(now);
+        let before = (self.phrases.any()).then(|| (self.sampler.mark(), self.stream.clone()));
         let drawn = self.sampler.sample(logits, &self.history, self.prompt_len);
         let Some(token) = drawn else {
             return Some(match self.sampler.over() {
@@ -117,25 +129,68 @@ impl<'a> Writer<'a> {
         if self.eos.contains(&token) {
             return Some(Finish::Eos);
         }
-        if let Some(n) = self.logprobs {
-            let logprobs = logprobs(logits, &self.drawable, token, n);
-            sink(self.id, Event::Logprobs(logprobs));
-        }
-        sink(self.id, Event::Token(token));
         self.history.push(token);
         self.todo.push(token);
-        self.timings.generated_tokens += 1;
-        let released = self.stops.push(self.stream.push(token));
-        say(self.id, released.text, sink);
-        match released.stop {
-            Some(stop) => Some(Finish::Stop(stop)),
-            None => self.is_at_limit().then_some(Finish::Length),
+        let drawn = Drawn {
+            token,
+            logprobs: (self.logprobs).map(|n| logprobs(logits, &self.drawable, token, n)),
+            text: self.stream.push(token).to_string(),
+            before,
+        };
+        if let Some((began, n)) = self.phrases.push(drawn) {
+            self.take_back(began, n);
+            return (self.taken_back > MAX_TAKEN_BACK).then_some(Finish::NothingToDraw);
         }
+        while let Some(drawn) = self.phrases.certain() {
+            if let Some(stop) = self.tell(drawn, sink) {
+                return Some(Finish::Stop(stop));
+            }
+        }
+        self.is_at_limit().then_some(Finish::Length)
+    }
+
+    /// Goes back over the last `n` tokens, to where `began` was drawn. The token before it is
+    /// evaluated once more, for its logits.
+    fn take_back(&mut self, began: Drawn<'a>, n: usize) {
+        if let Some((mark, stream)) = began.before {
+            self.sampler.take_back(mark, began.token);
+            self.stream = stream;
+        }
+        self.history.truncate(self.history.len() - n);
+        self.todo.clear();
+        self.todo.extend(self.history.last());
+        // The last of the `n` was not evaluated, but the one before them was.
+        self.excess = n;
+        self.taken_back += 1;
+    }
+
+    /// How many tokens of the sequence are to go, since they were taken back.
+    pub fn take_excess(&mut self) -> usize {
+        std::mem::take(&mut self.excess)
+    }
+
+    /// Tells of a token that is certain; gives the stop string that it completes.
+    fn tell(&mut self, drawn: Drawn<'a>, sink: &mut dyn FnMut(RequestId, Event)) -> Option<String> {
+        if let Some(logprobs) = drawn.logprobs {
+            sink(self.id, Event::Logprobs(logprobs));
+        }
+        sink(self.id, Event::Token(drawn.token));
+        self.timings.generated_tokens += 1;
+        let released = self.stops.push(&drawn.text);
+        say(self.id, released.text, sink);
+        released.stop
     }
 
     /// The last news: text that was held back, then why it ended.
     pub fn end(mut self, finish: Finish, now: Instant, sink: &mut dyn FnMut(RequestId, Event)) {
         let mut finish = finish;
+        while !matches!(finish, Finish::Stop(_))
+            && let Some(drawn) = self.phrases.rest()
+        {
+            if let Some(stop) = self.tell(drawn, sink) {
+                finish = Finish::Stop(stop);
+            }
+        }
         if !matches!(finish, Finish::Stop(_)) {
             let released = self.stops.push(&self.stream.finish());
             say(self.id, released.text, sink);

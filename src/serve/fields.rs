@@ -13,7 +13,7 @@ use super::model::Model;
 use super::refusal::Refusal;
 use crate::constrain::Rule;
 use crate::sampler::{
-    self, Constraint, DynamicTemperature, Mirostat, MirostatVersion, Params, Step,
+    self, Constraint, DynamicTemperature, Mirostat, MirostatVersion, Params, Smoothing, Step,
 };
 use crate::schedule::{Limits, Request};
 
@@ -36,6 +36,8 @@ pub struct Draft<'a> {
     pub max_new: Option<usize>,
     /// The longest text, prompt included.
     pub context: usize,
+    /// What the text never has.
+    phrases: Vec<String>,
     /// What ends the text.
     pub stop: Vec<String>,
     /// The seed; a random one where `None`.
@@ -52,6 +54,7 @@ pub struct Draft<'a> {
     rule: Option<(&'static str, Rule)>,
     dry_breakers: Vec<String>,
     dynamic: Dynamic,
+    smoothing: Smoothing,
     /// The version, tau and eta.
     mirostat: (Option<usize>, f32, f32),
 }
@@ -112,10 +115,12 @@ pub const FIELDS: &[Field] = &[
         |d, v| set(&mut d.sampling.repetition_penalty, v, 0.01, 100.0)),
     (&["rep_pen_range", "repetition_penalty_range", "repeat_last_n"], Kind::Count,
         |d, v| { d.sampling.repetition_window = count(v)?; Ok(()) }),
+    (&["rep_pen_slope"], Kind::Number, slope),
     (&["presence_penalty"], Kind::Number, |d, v| set(&mut d.sampling.presence_penalty, v, -100.0, 100.0)),
     (&["frequency_penalty"], Kind::Number, |d, v| set(&mut d.sampling.frequency_penalty, v, -100.0, 100.0)),
     (&["logit_bias"], Kind::Other, biases),
-    (&["banned_tokens", "custom_token_bans", "banned_strings"], Kind::Other, bans),
+    (&["banned_tokens", "custom_token_bans"], Kind::Other, bans),
+    (&["banned_phrases", "banned_strings"], Kind::Texts, |d, v| { d.phrases.extend(strings(v)?); Ok(()) }),
     // The chain.
     (&["temperature", "temp"], Kind::Number, |d, v| set(&mut d.sampling.temperature, v, 0.0, 100.0)),
     (&["top_k"], Kind::Count, |d, v| { d.sampling.top_k = count(v)?.unwrap_or(0); Ok(()) }),
@@ -139,6 +144,8 @@ pub const FIELDS: &[Field] = &[
     (&["dynatemp_low"], Kind::Number, |d, v| set(&mut d.dynamic.low, v, 0.0, 100.0)),
     (&["dynatemp_high"], Kind::Number, |d, v| set(&mut d.dynamic.high, v, 0.0, 100.0)),
     (&["dynatemp_exponent"], Kind::Number, |d, v| set(&mut d.dynamic.exponent, v, 0.0, 100.0)),
+    (&["smoothing_factor"], Kind::Number, |d, v| set(&mut d.smoothing.factor, v, 0.0, 100.0)),
+    (&["smoothing_curve"], Kind::Number, |d, v| set(&mut d.smoothing.curve, v, 0.0, 10.0)),
     (&["mirostat", "mirostat_mode"], Kind::Count, |d, v| { d.mirostat.0 = count(v)?; Ok(()) }),
     (&["mirostat_tau"], Kind::Number, |d, v| set(&mut d.mirostat.1, v, 0.01, 100.0)),
     (&["mirostat_eta"], Kind::Number, |d, v| set(&mut d.mirostat.2, v, 0.0, 10.0)),
@@ -172,6 +179,7 @@ impl<'a> Draft<'a> {
             sampling: model.sampling.clone(),
             max_new,
             context: model.n_ctx,
+            phrases: Vec::new(),
             stop: Vec::new(),
             seed: None,
             n: 1,
@@ -186,6 +194,10 @@ impl<'a> Draft<'a> {
                 low: 1.0,
                 high: 1.0,
                 exponent: 1.0,
+            },
+            smoothing: Smoothing {
+                factor: 0.0,
+                curve: 1.0,
             },
             // The defaults of llama.cpp.
             mirostat: (None, 5.0, 0.1),
@@ -253,6 +265,9 @@ impl<'a> Draft<'a> {
                 }
             }
         }
+        if self.smoothing.factor > 0.0 {
+            sampling.smoothing = Some(self.smoothing.clone());
+        }
         let (version, target, rate) = self.mirostat;
         let version = match version {
             Some(1) => MirostatVersion::Zipf,
@@ -270,7 +285,7 @@ impl<'a> Draft<'a> {
             None => Step::temperature,
         };
         sampling.order = (PENALTIES.iter().copied())
-            .chain([heat, Step::mirostat])
+            .chain([heat, Step::smoothing, Step::mirostat])
             .collect();
     }
 
@@ -312,6 +327,7 @@ impl<'a> Draft<'a> {
                 max_length: None,
             },
             stop: self.stop.clone(),
+            banned_phrases: self.phrases.clone(),
             logprobs: self.logprobs,
             constraint: self.constraint.clone(),
             ..Request::default()
@@ -447,6 +463,14 @@ fn id(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 
+/// As koboldcpp has it: what is out of range counts for nothing.
+fn slope(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
+    let slope = number(value)? as f32;
+    let in_range = slope > 0.0 && slope <= 1.0;
+    draft.sampling.repetition_slope = if in_range { slope } else { 1.0 };
+    Ok(())
+}
+
 /// Texts or ids that are never written: a list of either, or ids joined by commas.
 fn bans(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
     const EXPECTED: &str = "texts or token ids, at most 1024";
@@ -462,12 +486,10 @@ fn bans(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
         return Err(EXPECTED);
     }
     for item in &list {
-        let word = match item {
-            Value::String(text) => draft.model.word_ids(text),
-            item => vec![id(item).ok_or(EXPECTED)?],
-        };
-        if !word.is_empty() {
-            draft.sampling.banned.push(word);
+        match item {
+            Value::String(text) if text.is_empty() => {}
+            Value::String(text) => draft.phrases.push(text.clone()),
+            item => (draft.sampling.banned).push(vec![id(item).ok_or(EXPECTED)?]),
         }
     }
     Ok(())
@@ -530,6 +552,7 @@ const STEP_NAMES: &[(&[&str], &[Step])] = &[
         ],
     ),
     (&["temperature", "temp"], &[Step::temperature]),
+    (&["quadratic_sampling"], &[Step::smoothing]),
     (&["top_k", "k"], &[Step::top_k]),
     (&["top_p", "p"], &[Step::top_p]),
     (&["min_p", "m"], &[Step::min_p]),
@@ -564,7 +587,7 @@ fn kobold_order(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str
             0 => &[Step::top_k][..],
             2 => &[Step::top_p, Step::min_p],
             4 => &[Step::typical_p],
-            5 => &[Step::temperature],
+            5 => &[Step::temperature, Step::smoothing],
             6 => &[
                 Step::repetition_penalty,
                 Step::frequency_penalty,

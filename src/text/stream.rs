@@ -12,6 +12,7 @@ use super::decode::{Beginning, Decoder};
 /// [`TextStream::finish`] together are [`Tokenizer::decode`](super::Tokenizer::decode) with
 /// `<NL>` read as a line break (and, for the one reference that trims its text, with the spaces
 /// at both ends).
+#[derive(Clone)]
 pub struct TextStream<'a> {
     decoder: &'a Decoder,
     newline: Option<u32>,

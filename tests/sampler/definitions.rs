@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 
 use katari::sampler::{
-    Dry, DynamicTemperature, Mirostat, MirostatVersion, Params, Sampler, Step, Xtc,
+    Dry, DynamicTemperature, Mirostat, MirostatVersion, Params, Sampler, Smoothing, Step, Xtc,
 };
 use proptest::prelude::*;
 
@@ -131,6 +131,59 @@ proptest! {
         };
         let heated: Vec<f64> = x.iter().map(|x| x / t).collect();
         near(&probabilities(params, &logits, &[], 0), &softmax(&heated))?;
+    }
+
+    /// kalomaze's quadratic sampling and its curve: from the distance to the highest logit, after
+    /// the temperature.
+    #[test]
+    fn smoothing(
+        logits in logits(), factor in 0.05f32..2.0, curve in 0.0f32..4.0, temperature in 0.5f32..2.0,
+    ) {
+        let x: Vec<f64> = wide(&logits).iter().map(|x| x / f64::from(temperature)).collect();
+        let max = x.iter().copied().fold(f64::MIN, f64::max);
+        let (factor_, curve_) = (f64::from(factor), f64::from(curve));
+        let (k, s) = ((3.0 - curve_) / 2.0, (curve_ - 1.0) / 2.0);
+        let smooth: Vec<f64> = (x.iter().map(|x| x - max))
+            .map(|d| -(k * factor_ * d.powi(2)) + s * factor_ * d.powi(3) + max)
+            .collect();
+        let params = Params {
+            smoothing: Some(Smoothing { factor, curve }),
+            temperature,
+            ..Params::default()
+        };
+        let found = probabilities(params, &logits, &[], 0);
+        for (&found, expected) in found.iter().zip(softmax(&smooth)) {
+            // A steep curve may leave a probability below what f32 has.
+            prop_assert!((f64::from(found) - expected).abs() <= TOLERANCE);
+        }
+    }
+
+    /// koboldcpp's slope: of the window's tokens, those only in its older half (the larger one
+    /// of an odd number) are punished less.
+    #[test]
+    fn repetition_slope(
+        logits in logits(), history in prop::collection::vec(0..6u32, 0..30),
+        penalty in 0.5f32..2.0, slope in 0.0f32..=1.0, window in prop::option::of(0..40usize),
+    ) {
+        let n = history.len().min(window.unwrap_or(usize::MAX));
+        let seen = &history[history.len() - n..];
+        let mut x: Vec<f64> = wide(&logits).iter().map(|x| x - 5.0).collect();
+        let shifted: Vec<f32> = logits.iter().map(|x| x - 5.0).collect();
+        for (id, x) in x.iter_mut().enumerate() {
+            let Some(last) = seen.iter().rposition(|&t| t as usize == id) else { continue };
+            let mut this = f64::from(penalty);
+            if 2 * last < n && this > 1.0 {
+                this = 1.0 + (this - 1.0) * f64::from(slope);
+            }
+            *x = if *x < 0.0 { *x * this } else { *x / this };
+        }
+        let params = Params {
+            repetition_penalty: penalty,
+            repetition_window: window,
+            repetition_slope: slope,
+            ..Params::default()
+        };
+        near(&probabilities(params, &shifted, &history, 0), &softmax(&x))?;
     }
 
     /// p-e-w's XTC: out go all tokens at or above the threshold but the least likely of them.

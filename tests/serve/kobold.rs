@@ -56,6 +56,62 @@ fn a_text_whole_and_in_pieces_is_one_text() {
 }
 
 #[test]
+fn banned_phrases_are_in_no_answer() {
+    let server = Server::start(&[]);
+    let ask = |more: serde_json::Value| {
+        let mut body = json!({
+            "prompt": PROMPT, "max_length": 40, "temperature": 0, "ban_eos_token": true,
+        });
+        let fields = body.as_object_mut().unwrap();
+        fields.extend(more.as_object().unwrap().clone());
+        let whole = server.ask("/api/v1/generate", &body);
+        let text = whole["results"][0]["text"].as_str().unwrap().to_string();
+        let events = server.post("/api/extra/generate/stream", &body).events();
+        let pieces = events.iter().filter_map(|e| e["token"].as_str());
+        assert_eq!(pieces.collect::<String>(), text);
+        assert_eq!(whole["results"][0]["completion_tokens"], 40);
+        text
+    };
+    let free = ask(json!({}));
+    let letters: Vec<char> = free.chars().collect();
+    let phrase: String = letters[5..8].iter().collect();
+    for field in ["banned_strings", "banned_phrases", "banned_tokens"] {
+        let text = ask(json!({field: [phrase, "never written"]}));
+        assert!(!text.contains(&phrase), "{field}: {phrase}: {text}");
+        assert!(text.starts_with(letters[0]), "{text}");
+    }
+}
+
+#[test]
+fn penalties_and_smoothing_of_its_own_count() {
+    let server = Server::start(&[]);
+    let ask = |more: serde_json::Value| {
+        let mut body = json!({
+            "prompt": "吾輩は猫である。名前はまだ無い。どこで生れたかとんと見当がつかぬ。吾輩は",
+            "max_length": 30, "sampler_seed": 5, "temperature": 1, "rep_pen": 3,
+            "rep_pen_range": 40, "ban_eos_token": true,
+        });
+        let fields = body.as_object_mut().unwrap();
+        fields.extend(more.as_object().unwrap().clone());
+        server.ask("/api/v1/generate", &body)["results"][0]["text"].to_string()
+    };
+    let plain = ask(json!({}));
+    assert_eq!(
+        plain,
+        ask(json!({"rep_pen_slope": 1, "smoothing_factor": 0}))
+    );
+    // Out of koboldcpp's range.
+    assert_eq!(plain, ask(json!({"rep_pen_slope": 0})));
+    assert_ne!(plain, ask(json!({"rep_pen_slope": 0.1})));
+    let smooth = ask(json!({"smoothing_factor": 3}));
+    assert_ne!(plain, smooth);
+    assert_ne!(
+        smooth,
+        ask(json!({"smoothing_factor": 3, "smoothing_curve": 3}))
+    );
+}
+
+#[test]
 fn a_text_can_be_looked_at_and_aborted_from_elsewhere() {
     let server = Server::start(&["--slots", "2", "--ctx", "50000"]);
     let body = json!({

@@ -98,14 +98,16 @@ fn a_full_queue_is_503_and_dropped_connections_make_room() {
     let mut writing = server.send(&request);
     writing.read_exact(&mut [0; 1]).unwrap();
     let waiting = server.send(&request);
-    // The second one may not have been taken yet.
-    let refused = wait_for(|| {
-        let reply = server.post(
-            "/v1/completions",
-            &json!({"prompt": PROMPT, "max_tokens": 1}),
-        );
-        Some(reply).filter(|reply| reply.status != 200)
+    wait_for(|| {
+        let metrics = server.get("/metrics").body;
+        metrics
+            .contains("katari_requests_waiting 1\n")
+            .then_some(())
     });
+    let refused = server.post(
+        "/v1/completions",
+        &json!({"prompt": PROMPT, "max_tokens": 1}),
+    );
     assert_eq!(refused.status, 503);
     assert_eq!(refused.json()["error"]["type"], "unavailable_error");
     assert_eq!(refused.header("retry-after"), Some("1"));

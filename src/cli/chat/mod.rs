@@ -7,7 +7,7 @@ mod lines;
 use std::time::Duration;
 
 use anyhow::Context;
-use katari::text::{ChatTemplate, Tokenizer};
+use katari::text::ChatTemplate;
 use katari_gguf::keys::tokenizer::CHAT_TEMPLATE;
 
 use super::failure::Failure;
@@ -208,22 +208,11 @@ impl Chat<'_> {
 }
 
 fn template_of(model: &Model) -> Result<ChatTemplate, Failure> {
-    let source: Option<&str> = model.engine.gguf().metadata.opt(CHAT_TEMPLATE)?;
-    let source = source.ok_or_else(|| {
+    let (_, template) = model.template()?.ok_or_else(|| {
         anyhow::anyhow!(
             "the file has no '{CHAT_TEMPLATE}', so the model is not made for conversations; \
              run it without --chat, or quantize it with --chat-template"
         )
     })?;
-    Ok(template(source, &model.tokenizer)?)
-}
-
-/// The chat template that a file has, with the tokens it may name.
-pub fn template(source: &str, tokenizer: &Tokenizer) -> anyhow::Result<ChatTemplate> {
-    let piece = |id: Option<u32>| id.map_or("", |id| tokenizer.piece(id));
-    let template =
-        ChatTemplate::new(source).with_context(|| format!("metadata key '{CHAT_TEMPLATE}'"))?;
-    Ok(template
-        .with("bos_token", piece(tokenizer.bos()))
-        .with("eos_token", piece(tokenizer.eos())))
+    Ok(template)
 }

@@ -10,6 +10,7 @@ use super::candidates::Candidates;
 pub use dry::Dry;
 pub use dynamic_temperature::DynamicTemperature;
 pub use mirostat::{Mirostat, MirostatVersion};
+pub use smoothing::Smoothing;
 pub use xtc::Xtc;
 
 /// A parameter out of its range.
@@ -40,6 +41,9 @@ macro_rules! steps {
             $($(#[$doc])* pub $name: $type,)*
             /// How many of the last tokens the repetition penalty looks at; all where `None`.
             pub repetition_window: Option<usize>,
+            /// How much of the repetition penalty the older half of those tokens gets, from 0 to
+            /// 1 (koboldcpp's `rep_pen_slope`). 1 is all of it.
+            pub repetition_slope: f32,
             /// Token sequences that are never written: the last token of one is ruled out where
             /// the others have just been written.
             pub banned: Vec<Vec<u32>>,
@@ -60,6 +64,7 @@ macro_rules! steps {
                 Self {
                     $($name: $default,)*
                     repetition_window: None,
+                    repetition_slope: 1.0,
                     banned: Vec::new(),
                     eos: Vec::new(),
                     ignore_eos: false,
@@ -83,6 +88,13 @@ macro_rules! steps {
                         expected: $name::EXPECTED.to_string(),
                     });
                 })*
+                if !(0.0..=1.0).contains(&self.repetition_slope) {
+                    return Err(Invalid {
+                        field: "repetition_slope",
+                        found: format!("{:?}", self.repetition_slope),
+                        expected: "a number from 0 to 1".to_string(),
+                    });
+                }
                 self.validate_order()
             }
         }
@@ -134,6 +146,10 @@ steps! {
     /// Divides the logits by a temperature that grows with the entropy (kalomaze 2023, dynamic
     /// temperature in koboldcpp). `None` is off.
     dynamic_temperature: Option<DynamicTemperature> = None;
+    /// Takes from each logit by the square, and the cube, of its distance from the highest
+    /// (kalomaze 2024, quadratic sampling, text-generation-webui pull request 5403). `None` is
+    /// off.
+    smoothing: Option<Smoothing> = None;
     /// Keeps tokens whose logits are at most this many standard deviations below the highest
     /// (Tang et al. 2024, Top-n-sigma). 0 is off.
     top_n_sigma: f32 = 0.0;
