@@ -3,9 +3,11 @@
     katari quantize demo --type q8_0 --chat-template rinna -o demo-chat.gguf
     katari serve demo-chat.gguf --port 8080 &
     pip install openai ollama koboldapi llm langchain-openai langchain-ollama
-    python tests/clients.py http://127.0.0.1:8080
+    python tests/clients.py http://127.0.0.1:8080 openai openai_async ollama koboldapi langchain llm
 
-Names after the address choose among the checks (openai ollama koboldapi ...). Each check compares what streams with what comes whole, for one seed.
+Names after the address choose among the checks; without any all run, which takes litellm,
+llama-index-llms-openai-like and llama-index-llms-ollama too. (Each of these may want an
+environment of its own.) Each check compares what streams with what comes whole, for one seed.
 """
 
 import asyncio
@@ -108,6 +110,42 @@ def check_langchain():
     assert llm.invoke(PROMPT) == "".join(llm.stream(PROMPT)) != ""
     chat = ChatOllama(**common)
     assert chat.invoke("こんにちは").content == "".join(p.content for p in chat.stream("こんにちは")) != ""
+
+
+def check_litellm():
+    import litellm
+
+    def text(choice):
+        return choice.text if hasattr(choice, "text") else choice.message.content
+
+    openai = dict(api_base=f"{BASE}/v1", api_key="none", seed=1, max_tokens=20)
+    ollama = dict(api_base=BASE, seed=1, max_tokens=20)
+    for model, more in [
+        ("openai/any", openai), ("text-completion-openai/any", openai),
+        ("ollama/any", ollama), ("ollama_chat/any", ollama),
+    ]:
+        whole = litellm.completion(model=model, messages=SAID, **more)
+        pieces = litellm.completion(model=model, messages=SAID, stream=True, **more)
+        streamed = "".join(piece.choices[0].delta.content or "" for piece in pieces)
+        assert streamed == text(whole.choices[0]) != "", (model, streamed, whole)
+        assert 0 < whole.usage.completion_tokens <= 20, whole.usage
+    whole = litellm.text_completion(model="text-completion-openai/any", prompt=PROMPT, **openai)
+    assert whole.choices[0].text
+
+
+def check_llamaindex():
+    from llama_index.core.llms import ChatMessage
+    from llama_index.llms.ollama import Ollama
+    from llama_index.llms.openai_like import OpenAILike
+
+    said = [ChatMessage(role="user", content="こんにちは")]
+    common = dict(model="any", api_base=f"{BASE}/v1", api_key="none", max_tokens=20, additional_kwargs={"seed": 1})
+    llm = OpenAILike(**common, is_chat_model=False)
+    assert llm.complete(PROMPT).text == "".join(p.delta for p in llm.stream_complete(PROMPT)) != ""
+    chat = OpenAILike(**common, is_chat_model=True)
+    assert chat.chat(said).message.content == "".join(p.delta for p in chat.stream_chat(said)) != ""
+    chat = Ollama(model="any", base_url=BASE, additional_kwargs={"seed": 1, "num_predict": 20})
+    assert chat.chat(said).message.content == "".join(p.delta for p in chat.stream_chat(said)) != ""
 
 
 def check_llm():
