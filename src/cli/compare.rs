@@ -7,7 +7,7 @@ use super::evaluate::check_length;
 use super::failure::Failure;
 use super::ids::{self, Ids};
 use super::model::{FileArg, ModelArgs, Purpose};
-use super::output;
+use super::output::{self, note};
 
 /// Compare two devices operation by operation, and name the first that differs.
 ///
@@ -45,8 +45,14 @@ pub struct Args {
 }
 
 pub fn run(args: Args) -> Result<(), Failure> {
-    let expected = trace(&args, args.against)?;
-    let found = trace(&args, args.model.device())?;
+    let (expected, here) = trace(&args, args.against)?;
+    let (found, there) = trace(&args, args.model.device())?;
+    if here == there {
+        note(format_args!(
+            "warning: both sides ran on {}; give another --device or --against",
+            here.join(", ")
+        ));
+    }
     let differences = compare(&expected, &found);
     let differs = differences.iter().find(|d| d.error > args.tolerance);
     let last = differences.last().map(|d| d.index);
@@ -90,8 +96,8 @@ fn tolerance(text: &str) -> Result<f64, String> {
     number.ok_or_else(|| "expected a number from 0 on".into())
 }
 
-/// What each operation of one pass over the ids gives on `device`.
-fn trace(args: &Args, device: DeviceChoice) -> Result<Vec<Step>, Failure> {
+/// What each operation of one pass over the ids gives on `device`, and on which devices it ran.
+fn trace(args: &Args, device: DeviceChoice) -> Result<(Vec<Step>, Vec<String>), Failure> {
     let mut model = args
         .model
         .on(device)
@@ -110,5 +116,7 @@ fn trace(args: &Args, device: DeviceChoice) -> Result<Vec<Step>, Failure> {
             wants_logits: true,
         })
         .collect();
-    Ok(model.engine.session().trace(&feeds)?)
+    let placement = model.engine.placement().iter();
+    let devices = placement.map(|part| part.device.clone()).collect();
+    Ok((model.engine.session().trace(&feeds)?, devices))
 }

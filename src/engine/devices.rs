@@ -152,7 +152,8 @@ pub struct DeviceInfo {
     pub description: String,
     /// Whether it is a GPU.
     pub is_gpu: bool,
-    /// Bytes of memory that are free, and that there are, where the device says.
+    /// Bytes of memory that are free, and that there are, where the device or, of the machine's
+    /// own, the system says.
     pub memory: Option<(u64, u64)>,
 }
 
@@ -162,15 +163,29 @@ pub fn devices() -> Vec<DeviceInfo> {
         name: DeviceChoice::Cpu.to_string(),
         description: format!("katari's own kernels, {}", crate::cpu::Isa::best()),
         is_gpu: false,
-        memory: None,
+        memory: host_memory(),
     };
     let others = found().into_iter().map(|target| DeviceInfo {
         name: target.to_string(),
         description: target.description().into(),
         is_gpu: target.is_gpu(),
-        memory: target.memory(),
+        memory: match target.is_gpu() {
+            true => target.memory(),
+            false => host_memory(),
+        },
     });
     std::iter::once(cpu).chain(others).collect()
+}
+
+/// Bytes of the machine's memory that programs can have, and that there are; Linux says.
+fn host_memory() -> Option<(u64, u64)> {
+    let said = std::fs::read_to_string("/proc/meminfo").ok()?;
+    let bytes = |name: &str| -> Option<u64> {
+        let line = said.lines().find_map(|line| line.strip_prefix(name))?;
+        let kib: u64 = line.trim().strip_suffix(" kB")?.parse().ok()?;
+        kib.checked_mul(1024)
+    };
+    Some((bytes("MemAvailable:")?, bytes("MemTotal:")?))
 }
 
 /// Bytes a second at which the memory of `device` can be read, measured now.

@@ -133,7 +133,7 @@ pub(super) fn place(
     // What is no GPU shares the machine's memory, so nothing is gained by leaving layers behind.
     let free: Vec<Option<u64>> = targets
         .iter()
-        .map(|t| t.memory().filter(|_| t.is_gpu()).map(|(free, _)| free))
+        .map(|t| t.memory().map(|(free, _)| free))
         .collect();
     let counts = split(&pieces, &free, options.gpu_layers);
     let on_cpu = hyper.n_layer - counts.iter().sum::<usize>();

@@ -56,9 +56,10 @@ impl Found {
         self.is_gpu
     }
 
-    /// Bytes of memory that are free, and that there are, where it says.
+    /// Bytes of a GPU's memory that are free, and that there are, where it says. (ggml's CPU device
+    /// has the machine's, and calls all of it free.)
     pub fn memory(&self) -> Option<(u64, u64)> {
-        Some(memory(self.handle)).filter(|&(_, total)| total > 0)
+        Some(memory(self.handle)).filter(|&(_, total)| self.is_gpu && total > 0)
     }
 
     /// Whether attention to a store of `shape` is one operation on it, which does not lay the

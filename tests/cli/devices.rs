@@ -8,6 +8,11 @@ fn devices_are_listed_for_people_and_programs() {
     let listed = listed.as_array().unwrap();
     assert_eq!(listed[0]["name"], "cpu");
     assert_eq!(listed[0]["gpu"], false);
+    if cfg!(target_os = "linux") {
+        let bytes = |key: &str| listed[0][key].as_u64().unwrap();
+        let (free, total) = (bytes("memory_free"), bytes("memory_total"));
+        assert!(0 < free && free < total, "{free} of {total}");
+    }
     let text = stdout(&["devices"]);
     assert_eq!(text.lines().count(), listed.len());
     for (line, device) in text.lines().zip(listed) {
@@ -30,6 +35,12 @@ fn a_device_compared_with_itself_does_not_differ() {
     let all = stdout(&[&args[..], &["--all"]].concat());
     assert_eq!(all.lines().count(), operations.len());
     assert_eq!(stdout(&args).lines().count(), 1);
+    // Which proves nothing, unless it was meant.
+    let said = stderr_of(&run(&args));
+    assert!(
+        said.contains("both sides ran on cpu; give another --device"),
+        "{said}"
+    );
 }
 
 #[cfg(feature = "ggml")]
@@ -37,6 +48,7 @@ fn a_device_compared_with_itself_does_not_differ() {
 fn the_first_operation_that_differs_is_named() {
     let file = model(CHECKPOINTS[0]);
     let args = ["compare", &file, "--ids", "5,6,7", "--device", "ggml-cpu"];
+    assert!(!stderr_of(&run(&args)).contains("both sides"));
     // Orders of sums differ, but not by a hundredth.
     stdout(&[&args[..], &["--tolerance", "0.01"]].concat());
     let output = run(&[&args[..], &["--tolerance", "0", "--threads", "1"]].concat());
