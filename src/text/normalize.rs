@@ -91,24 +91,40 @@ impl Step {
             Step::Nfkc => Cow::Owned(text.nfkc().map(|(c, _)| c).collect()),
             Step::Prepend(prefix) => Cow::Owned(format!("{prefix}{text}")),
             Step::PrependLines(prefix) => {
-                let mut out = prefix.clone();
-                let mut lines = text.split('\n').peekable();
-                while let Some(line) = lines.next() {
-                    out.push_str(line);
-                    if let Some(next) = lines.peek() {
-                        out.push('\n');
-                        // A line break that ends the text begins no line.
-                        if !next.is_empty() || lines.clone().count() > 1 {
-                            out.push_str(prefix);
-                        }
-                    }
-                }
-                Cow::Owned(out)
+                // A line break that ends the text begins no line.
+                let (lines, end) = match text.strip_suffix('\n') {
+                    Some(lines) => (lines, "\n"),
+                    None => (&*text, ""),
+                };
+                let lines = lines.replace('\n', &format!("\n{prefix}"));
+                Cow::Owned(format!("{prefix}{lines}{end}"))
             }
             Step::Replace(from, to) => match text.contains(from.as_str()) {
                 true => Cow::Owned(text.replace(from.as_str(), to)),
                 false => text,
             },
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_begin_with_the_prefix_but_for_an_empty_one_at_the_end() {
+        let step = Step::PrependLines("_".into());
+        for (text, expected) in [
+            ("", "_"),
+            ("\n", "_\n"),
+            ("a\n\n", "_a\n_\n"),
+            ("\n\na", "_\n_\n_a"),
+            ("a\nb", "_a\n_b"),
+        ] {
+            assert_eq!(step.apply(text.into()), expected, "{text:?}");
+        }
+        // In a time that grows with the text alone: hours, if each line looked at all others.
+        let text = "\n".repeat(1 << 20);
+        assert_eq!(step.apply(text.into()).len(), 1 << 21);
     }
 }
