@@ -33,6 +33,7 @@ mod running;
 mod state;
 #[cfg(test)]
 mod tests;
+mod turns;
 mod worker;
 
 use std::net::SocketAddr;

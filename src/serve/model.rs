@@ -7,6 +7,7 @@ use crate::sampler::{Constraint, Params};
 use crate::text::{ChatTemplate, Message, SpecialTokens, Tokenizer};
 
 use super::refusal::Refusal;
+use super::turns;
 
 /// A model that is served.
 #[derive(Debug)]
@@ -144,22 +145,12 @@ impl Model {
                 "messages: found none, expected at least one".into(),
             ));
         }
-        let mut said = messages.to_vec();
-        loop {
-            let ids = self.tokenizer.chat_ids(&self.chat_text(&said)?);
-            let first = said.iter().position(|m| m.role != "system");
-            match first {
-                Some(first) if ids.len() > room && first + 1 < said.len() => {
-                    // An answer goes with what it answers.
-                    let next = said[first + 1..].iter().position(|m| m.role == "user");
-                    let end = next.map_or(first + 1, |next| first + 1 + next);
-                    said.drain(first..end);
-                }
-                _ if ids.is_empty() => {
-                    return Err(Refusal::Invalid("the conversation has no text".into()));
-                }
-                _ => return Ok(ids),
-            }
+        let ids = turns::ids_within(messages, room, |messages| {
+            Ok(self.tokenizer.chat_ids(&self.chat_text(messages)?))
+        })?;
+        match ids.is_empty() {
+            true => Err(Refusal::Invalid("the conversation has no text".into())),
+            false => Ok(ids),
         }
     }
 }
