@@ -218,9 +218,8 @@ impl<'a> Draft<'a> {
             }
         }
         if let Some((name, rule)) = draft.rule.take() {
-            let constraint = tokio::task::block_in_place(|| model.constraint(&rule));
             let told = |error| Refusal::Invalid(format!("{name}: {error}"));
-            draft.constraint = Some(constraint.map_err(told)?);
+            draft.constraint = Some(model.constraint(&rule).map_err(told)?);
         }
         draft.settle();
         Ok(draft)
@@ -392,7 +391,8 @@ fn seed(value: &Value) -> Result<Option<u64>, &'static str> {
     }
 }
 
-fn flag(value: &Value) -> Result<bool, &'static str> {
+/// Whether it is so; clients write all sorts.
+pub fn flag(value: &Value) -> Result<bool, &'static str> {
     match value {
         Value::Bool(flag) => Ok(*flag),
         Value::Number(_) => Ok(number(value)? != 0.0),
@@ -459,7 +459,8 @@ fn biases(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
     Ok(())
 }
 
-fn id(value: &Value) -> Option<u32> {
+/// A token id.
+pub fn id(value: &Value) -> Option<u32> {
     value.as_u64().and_then(|id| u32::try_from(id).ok())
 }
 

@@ -11,13 +11,16 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::answer::{Frame, Framing};
-use super::common::{Asked, ask, finish_reason, object, text};
+use super::common::{self, Asked, ask, finish_reason, text};
 use super::endpoints::{About, Answer, Endpoints, Kind};
 use super::fields::{Draft, Object};
+use super::llama::short_text;
 use super::model::Model;
 use super::refusal::{Dialect, Refusal};
 use super::state::Server;
 use super::worker::News;
+use crate::schedule::Finish;
+use crate::text::SpecialTokens;
 
 /// The versions whose fields this server understands; clients hide what older ones lacked.
 const KOBOLD_AI: &str = "1.2.5";
@@ -105,9 +108,9 @@ async fn version() -> Json<Value> {
     Json(json!({"result": KOBOLD_AI}))
 }
 
-async fn extra_version() -> Json<Value> {
+async fn extra_version(State(server): State<Arc<Server>>) -> Json<Value> {
     Json(json!({
-        "result": "KoboldCpp", "version": KOBOLD_CPP, "protected": false, "llm": true,
+        "result": "KoboldCpp", "version": KOBOLD_CPP, "protected": server.protected, "llm": true,
         "txt2img": false, "vision": false, "audio": false, "transcribe": false,
         "multiplayer": false, "websearch": false, "tts": false, "embeddings": false,
         "savedata": false, "admin": 0,
@@ -149,11 +152,11 @@ async fn perf(State(server): State<Arc<Server>>) -> Result<Json<Value>, Refusal>
 }
 
 async fn count(State(server): State<Arc<Server>>, body: Body) -> Result<Json<Value>, Refusal> {
-    let body = object(&server, body).await?;
-    let model = server.model()?;
-    let prompt = text(&body, "prompt")?.unwrap_or("");
-    let ids = tokio::task::block_in_place(|| model.tokenizer.prompt_ids(prompt));
-    Ok(Json(json!({"value": ids.len(), "ids": ids})))
+    common::read(&server, body, |model, body| {
+        let ids = model.tokenizer.prompt_ids(short_text(&body, "prompt")?);
+        Ok(Json(json!({"value": ids.len(), "ids": ids})))
+    })
+    .await
 }
 
 /// The key of a text that may be looked at or aborted: KoboldCpp's clients make one up.
@@ -162,15 +165,19 @@ fn key(body: &Object) -> &str {
 }
 
 async fn check(State(server): State<Arc<Server>>, body: Body) -> Result<Json<Value>, Refusal> {
-    let body = object(&server, body).await?;
-    let text = server.running.text(key(&body)).unwrap_or_default();
-    Ok(Json(json!({"results": [{"text": text}]})))
+    common::read(&server, body, |_, body| {
+        let text = server.running.text(key(&body)).unwrap_or_default();
+        Ok(Json(json!({"results": [{"text": text}]})))
+    })
+    .await
 }
 
 async fn abort(State(server): State<Arc<Server>>, body: Body) -> Result<Json<Value>, Refusal> {
-    let body = object(&server, body).await?;
-    let n = server.running.abort(key(&body));
-    Ok(Json(json!({"success": n > 0, "done": n > 0})))
+    common::read(&server, body, |_, body| {
+        let n = server.running.abort(key(&body));
+        Ok(Json(json!({"success": n > 0, "done": n > 0})))
+    })
+    .await
 }
 
 /// Asks for what `body` says: `memory` goes before the prompt and stays when it is cut.
@@ -178,40 +185,38 @@ fn begin(server: &Server, model: &Model, body: &Object) -> Result<Asked, Refusal
     let draft = Draft::read(model, &[body], Some(model.text_len()))?;
     let memory = text(body, "memory")?.unwrap_or("");
     let prompt = text(body, "prompt")?.unwrap_or("");
-    let (ids, kept) = tokio::task::block_in_place(|| {
-        let kept = match memory.is_empty() {
-            true => 0,
-            false => model.tokenizer.prompt_ids(memory).len(),
-        };
-        model
-            .prompt_ids(&format!("{memory}{prompt}"))
-            .map(|ids| (ids, kept))
-    })?;
+    let ids = model.prompt_ids(&format!("{memory}{prompt}"))?;
+    // Beside a bos, which stays in any case.
+    let kept = (model.tokenizer).ids_of_lines(memory, SpecialTokens::Reference);
+    let kept = kept.len();
     ask(server, &draft, vec![ids], kept, Some(key(body)))
 }
 
 async fn generate(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
-    let body = object(&server, body).await?;
-    let model = Arc::clone(server.model()?);
-    let asked = begin(&server, &model, &body)?;
-    let results: Vec<Value> = (asked.answers.whole().await?.iter())
+    let making = common::read_to_write(&server, body, |model, body| begin(&server, model, &body));
+    let results: Vec<Value> = (making.await?.answers.whole().await?.iter())
         .map(|whole| {
-            json!({
+            let mut result = json!({
                 "text": whole.text, "finish_reason": finish_reason(&whole.finish),
-                "prompt_tokens": whole.timings.prompt_tokens,
-                "completion_tokens": whole.timings.generated_tokens,
-            })
+            });
+            // Who aborts a text does not wait for what it took.
+            if whole.finish != Finish::Cancelled {
+                result["prompt_tokens"] = whole.timings.prompt_tokens.into();
+                result["completion_tokens"] = whole.timings.generated_tokens.into();
+            }
+            result
         })
         .collect();
     Ok(Json(json!({"results": results})).into_response())
 }
 
 async fn stream(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
-    let mut body = object(&server, body).await?;
-    // Pieces do not say which text they are of.
-    body.remove("n");
-    let model = Arc::clone(server.model()?);
-    let asked = begin(&server, &model, &body)?;
+    let making = common::read_to_write(&server, body, |model, mut body| {
+        // Pieces do not say which text they are of.
+        body.remove("n");
+        begin(&server, model, &body)
+    });
+    let asked = making.await?;
     let frame = |token: &str, reason: Value| {
         vec![Frame::Json(
             json!({"token": token, "finish_reason": reason}),

@@ -9,16 +9,17 @@ use axum::body::Body;
 use axum::extract::State;
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
+use serde::Serialize;
 use serde_json::{Value, json};
 
 use super::answer::{Frame, Framing};
-use super::common::{self, Prompt, ask, object, text};
+use super::common::{self, Prompt, ask, probabilities, text};
 use super::endpoints::{About, Answer, Endpoints, Kind};
-use super::fields::{Draft, wrong};
+use super::fields::{Draft, Object, id, wrong};
 use super::model::Model;
 use super::refusal::{Dialect, Refusal};
 use super::state::Server;
-use super::worker::{Drawn, News};
+use super::worker::News;
 use crate::schedule::{Finish, Timings};
 use crate::text::SpecialTokens;
 
@@ -76,7 +77,7 @@ async fn metrics(State(server): State<Arc<Server>>) -> Response {
 async fn props(State(server): State<Arc<Server>>) -> Result<Response, Refusal> {
     let model = server.model()?;
     let draft = Draft::read(model, &[], None)?;
-    let mut settings = settings(&draft, draft.seed.map_or(-1, |seed| seed as i64));
+    let mut settings = settings(&draft, -1);
     settings["n_ctx"] = model.n_ctx.into();
     let props = json!({
         "default_generation_settings": {"n_ctx": model.n_ctx, "params": settings},
@@ -108,46 +109,72 @@ async fn slots(State(server): State<Arc<Server>>) -> Result<Response, Refusal> {
     Ok(Json(slots).into_response())
 }
 
+/// Bytes of a text that is only cut into tokens; one of them is some ten of the answer.
+pub const MAX_TEXT: usize = 1 << 20;
+
+/// The text in `name`, which is to be cut into tokens; empty where it is absent.
+pub fn short_text<'a>(body: &'a Object, name: &str) -> Result<&'a str, Refusal> {
+    let content = text(body, name)?.unwrap_or("");
+    match content.len() <= MAX_TEXT {
+        true => Ok(content),
+        false => Err(Refusal::Invalid(format!(
+            "{name}: found {} bytes, expected at most {MAX_TEXT}",
+            content.len()
+        ))),
+    }
+}
+
+/// An answer of tokens.
+#[derive(Serialize)]
+struct Tokens<T> {
+    tokens: Vec<T>,
+}
+
+#[derive(Serialize)]
+struct Piece {
+    id: u32,
+    piece: String,
+}
+
 async fn tokenize(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
-    let body = object(&server, body).await?;
-    let model = server.model()?;
-    let content = text(&body, "content")?.unwrap_or("");
-    let with_bos = body.get("add_special") == Some(&Value::Bool(true));
-    let ids = tokio::task::block_in_place(|| match with_bos {
-        true => model.tokenizer.prompt_ids(content),
-        false => (model.tokenizer).ids_of_lines(content, SpecialTokens::Reference),
-    });
-    let tokens: Vec<Value> = match body.get("with_pieces") == Some(&Value::Bool(true)) {
-        true => (ids.iter())
-            .map(|&id| json!({"id": id, "piece": model.tokenizer.token_text(id)}))
-            .collect(),
-        false => ids.into_iter().map(Value::from).collect(),
-    };
-    Ok(Json(json!({"tokens": tokens})).into_response())
+    common::read(&server, body, |model, body| {
+        let content = short_text(&body, "content")?;
+        let ids = match common::flag(&body, "add_special")? {
+            true => model.tokenizer.prompt_ids(content),
+            false => (model.tokenizer).ids_of_lines(content, SpecialTokens::Reference),
+        };
+        if !common::flag(&body, "with_pieces")? {
+            return Ok(Json(Tokens { tokens: ids }).into_response());
+        }
+        let piece = |id| Piece {
+            id,
+            piece: model.tokenizer.token_text(id),
+        };
+        let tokens = ids.into_iter().map(piece).collect();
+        Ok(Json(Tokens { tokens }).into_response())
+    })
+    .await
 }
 
 async fn detokenize(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
-    let body = object(&server, body).await?;
-    let model = server.model()?;
-    let tokens = body.get("tokens").unwrap_or(&Value::Null);
-    let ids: Option<Vec<u32>> = tokens.as_array().and_then(|list| {
-        (list.iter())
-            .map(|id| id.as_u64().and_then(|id| u32::try_from(id).ok()))
-            .collect()
-    });
-    let ids = ids.ok_or_else(|| wrong("tokens", tokens, "a list of token ids"))?;
-    Ok(Json(json!({"content": model.tokenizer.text_of_lines(&ids)})).into_response())
+    common::read(&server, body, |model, body| {
+        let tokens = body.get("tokens").unwrap_or(&Value::Null);
+        let ids = (tokens.as_array()).and_then(|list| list.iter().map(id).collect());
+        let ids: Vec<u32> = ids.ok_or_else(|| wrong("tokens", tokens, "a list of token ids"))?;
+        Ok(Json(json!({"content": model.tokenizer.text_of_lines(&ids)})).into_response())
+    })
+    .await
 }
 
 async fn apply_template(
     State(server): State<Arc<Server>>,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let body = object(&server, body).await?;
-    let model = server.model()?;
-    let messages = common::messages(&body)?;
-    let prompt = tokio::task::block_in_place(|| model.chat_text(&messages))?;
-    Ok(Json(json!({"prompt": prompt})).into_response())
+    common::read(&server, body, |model, body| {
+        let prompt = model.chat_text(&common::messages(&body)?)?;
+        Ok(Json(json!({"prompt": prompt})).into_response())
+    })
+    .await
 }
 
 /// The settings that a text was written with, in llama.cpp's words.
@@ -186,22 +213,6 @@ fn timings(took: &Timings) -> Value {
     })
 }
 
-fn probabilities(model: &Model, tokens: &[Drawn]) -> Vec<Value> {
-    let one = |id: u32, logprob: f32| {
-        let text = model.tokenizer.token_text(id);
-        json!({"id": id, "token": text, "bytes": text.as_bytes(), "logprob": logprob})
-    };
-    (tokens.iter())
-        .filter_map(|token| {
-            let logprobs = token.logprobs.as_ref()?;
-            let mut entry = one(token.id, logprobs.drawn);
-            let top = logprobs.top.iter().map(|&(id, logprob)| one(id, logprob));
-            entry["top_logprobs"] = top.collect();
-            Some(entry)
-        })
-        .collect()
-}
-
 fn stop_type(finish: &Finish) -> &'static str {
     match finish {
         Finish::Eos => "eos",
@@ -212,26 +223,29 @@ fn stop_type(finish: &Finish) -> &'static str {
 }
 
 async fn completion(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
-    let body = object(&server, body).await?;
     let model = Arc::clone(server.model()?);
-    let mut draft = Draft::read(&model, &[&body], Some(model.text_len()))?;
-    draft.n = 1;
-    let mut prompts = Prompt::read(body.get("prompt"))?;
-    let (Some(prompt), true) = (prompts.pop(), prompts.is_empty()) else {
-        return Err(Refusal::Invalid(
-            "prompt: found several, expected one".into(),
-        ));
-    };
-    let shown = match &prompt {
-        Prompt::Text(text) => text.clone(),
-        Prompt::Ids(ids) => model.tokenizer.text_of_lines(ids),
-    };
-    let kept = body.get("n_keep").and_then(Value::as_u64);
-    let kept = kept.map_or(0, |n| usize::try_from(n).unwrap_or(usize::MAX));
-    let ids = tokio::task::block_in_place(|| prompt.ids(&model))?;
-    let asked = ask(&server, &draft, vec![ids], kept.min(model.n_ctx), None)?;
-
-    let settings = settings(&draft, asked.seed);
+    let making = common::read_to_write(&server, body, |model, body| {
+        let mut draft = Draft::read(model, &[&body], Some(model.text_len()))?;
+        draft.n = 1;
+        let mut prompts = Prompt::read(body.get("prompt"))?;
+        let (Some(prompt), true) = (prompts.pop(), prompts.is_empty()) else {
+            return Err(Refusal::Invalid(
+                "prompt: found several, expected one".into(),
+            ));
+        };
+        let shown = match &prompt {
+            Prompt::Text(text) => text.clone(),
+            Prompt::Ids(ids) => model.tokenizer.text_of_lines(ids),
+        };
+        let kept = body.get("n_keep").and_then(Value::as_u64);
+        let kept = kept.map_or(0, |n| usize::try_from(n).unwrap_or(usize::MAX));
+        let ids = prompt.ids(model)?;
+        let asked = ask(&server, &draft, vec![ids], kept.min(model.n_ctx), None)?;
+        let settings = settings(&draft, asked.seed);
+        let streams = draft.stream == Some(true);
+        Ok((asked, settings, shown, streams, draft.logprobs.is_some()))
+    });
+    let (asked, settings, shown, streams, with_probabilities) = making.await?;
     let (prompt_tokens, truncated) = (asked.prompt_tokens, asked.truncated);
     let last = {
         let model = Arc::clone(&model);
@@ -250,17 +264,16 @@ async fn completion(State(server): State<Arc<Server>>, body: Body) -> Result<Res
             })
         }
     };
-    if draft.stream != Some(true) {
+    if !streams {
         let wholes = asked.answers.whole().await?;
         let whole = wholes.first().ok_or_else(super::worker::gone)?;
         let mut answer = last(&whole.text, &whole.text, &whole.finish, &whole.timings);
         answer["tokens"] = whole.tokens.iter().map(|token| token.id).collect();
-        if draft.logprobs.is_some() {
+        if with_probabilities {
             answer["completion_probabilities"] = probabilities(&model, &whole.tokens).into();
         }
         return Ok(Json(answer).into_response());
     }
-    let with_probabilities = draft.logprobs.is_some();
     let (mut whole, mut n_tokens) = (String::new(), 0);
     Ok(asked
         .answers

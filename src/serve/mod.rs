@@ -91,13 +91,17 @@ pub enum ServeError<E> {
     /// The model cannot be loaded.
     #[error(transparent)]
     Load(E),
+    /// The engine's thread ended before the server did.
+    #[error("the engine's thread has ended, which it should not before the server")]
+    Engine,
 }
 
 /// Listens, loads the model with `load` (`/health` says 503 until it is there), and serves until
 /// the process is told to end: by Ctrl-C, or SIGTERM on Unix.
 ///
 /// # Errors
-/// The address cannot be had, or `load` fails.
+/// The address cannot be had, `load` fails, or the engine's thread ends (it panicked: whoever
+/// watches over the process should see it end).
 pub fn serve<E: Send + 'static>(
     options: &Options,
     load: impl FnOnce() -> Result<(Engine, Model), E> + Send + 'static,
@@ -125,7 +129,9 @@ async fn run<E: Send + 'static>(
     let metrics = Arc::new(Metrics::default());
     let n_places = options.slots.saturating_add(options.queue);
     let (worker, desk) = Worker::new(options.slots, n_places, Arc::clone(&metrics));
-    let server = Arc::new(Server::new(worker, metrics, options.limits, options.slots));
+    let mut server = Server::new(worker, metrics, options.limits, options.slots);
+    server.protected = options.guard.key.is_some();
+    let server = Arc::new(server);
     let (failed, failure) = oneshot::channel();
     let for_thread = Arc::clone(&server);
     std::thread::Builder::new()
@@ -153,21 +159,21 @@ async fn run<E: Send + 'static>(
         .map_err(ServeError::Thread)?;
     tracing::info!("listening on http://{bound}");
 
-    let mut load_error = None;
+    let mut error = None;
     let end = async {
         tokio::select! {
             () = told_to_end() => tracing::info!("ending"),
-            // Where the model was loaded, the sender is dropped only at the end.
-            Ok(error) = failure => load_error = Some(error),
+            failure = failure => error = Some(match failure {
+                Ok(error) => ServeError::Load(error),
+                // The thread lives for as long as the server, and its sender with it.
+                Err(_) => ServeError::Engine,
+            }),
         }
         server.stop();
     };
     let router = router(Arc::clone(&server), options.guard.clone());
     connections::accept(listener, router, options.limits, end, options.drain).await;
-    match load_error {
-        Some(error) => Err(ServeError::Load(error)),
-        None => Ok(()),
-    }
+    error.map_or(Ok(()), Err)
 }
 
 /// Returns when the process is told to end. A second time ends it at once.

@@ -11,7 +11,7 @@ use axum::response::{IntoResponse, Response};
 use serde_json::{Value, json};
 
 use super::answer::{Answers, Frame, Framing};
-use super::common::{self, ask, finish_reason, object, text, unix_time};
+use super::common::{self, ask, finish_reason, text, unix_time};
 use super::endpoints::{About, Answer, Endpoints, Kind};
 use super::fields::{Draft, Object, wrong};
 use super::model::Model;
@@ -114,7 +114,7 @@ async fn ps(State(server): State<Arc<Server>>) -> Result<Json<Value>, Refusal> {
 
 async fn show(State(server): State<Arc<Server>>, body: Body) -> Result<Json<Value>, Refusal> {
     // Which model it asks for does not matter: there is one.
-    object(&server, body).await?;
+    common::read(&server, body, |_, _| Ok(())).await?;
     let model = server.model()?;
     let key = |name: &str| format!("{}.{name}", model.architecture);
     Ok(Json(json!({
@@ -177,22 +177,47 @@ impl Form {
     }
 }
 
+/// What is known of a request when its texts are asked for.
+struct Told {
+    /// What the request calls the model.
+    name: String,
+    /// Nothing where the request only loads the model, as an empty one does in Ollama.
+    answers: Option<Answers>,
+    streams: bool,
+}
+
+/// Asks for one text, which is all that an answer has place for.
+fn begin(
+    server: &Server,
+    model: &Model,
+    body: &Object,
+    max_new: Option<usize>,
+    ids: impl FnOnce(&Draft<'_>) -> Result<Option<Vec<u32>>, Refusal>,
+) -> Result<Told, Refusal> {
+    let mut draft = Draft::read(model, &[body, &options(body)?], max_new)?;
+    draft.n = 1;
+    let ids = ids(&draft)?;
+    Ok(Told {
+        name: text(body, "model")?.unwrap_or(&model.name).to_string(),
+        answers: match ids {
+            Some(ids) => Some(ask(server, &draft, vec![ids], 0, None)?.answers),
+            None => None,
+        },
+        streams: draft.stream != Some(false),
+    })
+}
+
 async fn generate(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
-    let body = object(&server, body).await?;
-    let model = Arc::clone(server.model()?);
-    let draft = Draft::read(&model, &[&body, &options(&body)?], Some(model.text_len()))?;
-    let prompt = text(&body, "prompt")?.unwrap_or("");
-    let name = text(&body, "model")?.unwrap_or(&model.name).to_string();
-    if prompt.is_empty() {
-        // Only loads the model, in Ollama.
-        let took = Timings::default();
-        let mut loaded = Form::Text.last(&name, "", &Finish::Eos, &took);
-        loaded["done_reason"] = "load".into();
-        return Ok(Json(loaded).into_response());
-    }
-    let raw = body.get("raw") == Some(&Value::Bool(true));
-    let ids = tokio::task::block_in_place(|| match model.chat.is_some() && !raw {
-        true => {
+    let making = common::read_to_write(&server, body, |model, body| {
+        let prompt = text(&body, "prompt")?.unwrap_or("");
+        let raw = common::flag(&body, "raw")?;
+        begin(&server, model, &body, Some(model.text_len()), |draft| {
+            if prompt.is_empty() {
+                return Ok(None);
+            }
+            if model.chat.is_none() || raw {
+                return model.prompt_ids(prompt).map(Some);
+            }
             let message = |role: &str, content: &str| Message {
                 role: role.into(),
                 content: content.into(),
@@ -202,32 +227,37 @@ async fn generate(State(server): State<Arc<Server>>, body: Body) -> Result<Respo
                 said.push(message("system", system));
             }
             said.push(message("user", prompt));
-            model.chat_ids(&said, draft.prompt_room())
-        }
-        false => model.prompt_ids(prompt),
-    })?;
-    answer(&server, &draft, ids, name, Form::Text).await
+            model.chat_ids(&said, draft.prompt_room()).map(Some)
+        })
+    });
+    answer(making.await?, Form::Text).await
 }
 
 async fn chat(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
-    let body = object(&server, body).await?;
-    let model = Arc::clone(server.model()?);
-    let draft = Draft::read(&model, &[&body, &options(&body)?], None)?;
-    let name = text(&body, "model")?.unwrap_or(&model.name).to_string();
-    let messages = common::messages(&body)?;
-    let ids = tokio::task::block_in_place(|| model.chat_ids(&messages, draft.prompt_room()))?;
-    answer(&server, &draft, ids, name, Form::Chat).await
+    let making = common::read_to_write(&server, body, |model, body| {
+        let messages = common::messages(&body)?;
+        begin(&server, model, &body, None, |draft| {
+            match messages.is_empty() {
+                true => Ok(None),
+                false => model.chat_ids(&messages, draft.prompt_room()).map(Some),
+            }
+        })
+    });
+    answer(making.await?, Form::Chat).await
 }
 
-async fn answer(
-    server: &Server,
-    draft: &Draft<'_>,
-    ids: Vec<u32>,
-    name: String,
-    form: Form,
-) -> Result<Response, Refusal> {
-    let answers: Answers = ask(server, draft, vec![ids], 0, None)?.answers;
-    if draft.stream == Some(false) {
+async fn answer(told: Told, form: Form) -> Result<Response, Refusal> {
+    let Told {
+        name,
+        answers,
+        streams,
+    } = told;
+    let Some(answers) = answers else {
+        let mut loaded = form.last(&name, "", &Finish::Eos, &Timings::default());
+        loaded["done_reason"] = "load".into();
+        return Ok(Json(loaded).into_response());
+    };
+    if !streams {
         let wholes = answers.whole().await?;
         let whole = wholes.first().ok_or_else(super::worker::gone)?;
         let answer = form.last(&name, &whole.text, &whole.finish, &whole.timings);

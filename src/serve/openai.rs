@@ -2,16 +2,20 @@
 //!
 //! <https://platform.openai.com/docs/api-reference>
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::Json;
 use axum::body::Body;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
-use serde_json::{Value, json};
+use serde_json::{Map, Value, json};
 
 use super::answer::{Frame, Framing};
-use super::common::{self, Prompt, ask, finish_reason, object, text, unique, unix_time};
+use super::common::{
+    self, Asked, Prompt, ask, finish_reason, probabilities, text, unique, unix_time,
+};
 use super::endpoints::{About, Answer, Endpoints, Kind};
 use super::fields::{Draft, Object};
 use super::model::Model;
@@ -69,25 +73,34 @@ async fn models(State(server): State<Arc<Server>>) -> Result<Response, Refusal> 
 
 async fn model(
     State(server): State<Arc<Server>>,
-    Path(id): Path<String>,
+    id: Result<Path<String>, PathRejection>,
 ) -> Result<Response, Refusal> {
     let model = server.model()?;
-    match id == model.name {
-        true => Ok(Json(describe(&server, model)).into_response()),
-        false => Err(Refusal::NotFound("such model".into())),
+    match id {
+        Ok(Path(id)) if id == model.name => Ok(Json(describe(&server, model)).into_response()),
+        _ => Err(Refusal::NotFound("such model".into())),
     }
 }
 
 /// Whether the last piece of a stream is to say what it took.
-fn includes_usage(body: &Object) -> bool {
-    let options = body.get("stream_options");
-    options.and_then(|o| o.get("include_usage")) == Some(&Value::Bool(true))
+fn includes_usage(body: &Object) -> Result<bool, Refusal> {
+    match body.get("stream_options").and_then(Value::as_object) {
+        Some(options) => common::flag(options, "include_usage"),
+        None => Ok(false),
+    }
 }
 
-/// What the texts of a request took together.
-fn usage(prompt_tokens: usize, timings: &[Timings]) -> Value {
-    let written: usize = timings.iter().map(|t| t.generated_tokens).sum();
-    let cached: usize = timings.iter().map(|t| t.cached_tokens).sum();
+/// What the texts of a request took together: each is told with its index, and `n` of them have
+/// one prompt.
+fn usage(prompt_tokens: usize, n: usize, timings: &[(usize, Timings)]) -> Value {
+    let written: usize = timings.iter().map(|(_, t)| t.generated_tokens).sum();
+    // A prompt counts once: what the first of its texts had to read, the others shared.
+    let mut cached = BTreeMap::new();
+    for (index, took) in timings {
+        let least = cached.entry(index / n.max(1)).or_insert(took.cached_tokens);
+        *least = took.cached_tokens.min(*least);
+    }
+    let cached: usize = cached.into_values().sum();
     json!({
         "prompt_tokens": prompt_tokens, "completion_tokens": written,
         "total_tokens": prompt_tokens + written,
@@ -161,32 +174,35 @@ impl Form {
         let likely: Vec<(u32, &Logprobs)> = (tokens.iter())
             .filter_map(|token| Some((token.id, token.logprobs.as_ref()?)))
             .collect();
-        if likely.is_empty() {
-            return Value::Null;
-        }
         match self {
+            _ if likely.is_empty() => Value::Null,
             Form::Text => text_logprobs(model, &likely, offset),
-            Form::Chat => chat_logprobs(model, &likely),
+            Form::Chat => json!({"content": probabilities(model, tokens)}),
         }
     }
 }
 
 fn text_logprobs(model: &Model, tokens: &[(u32, &Logprobs)], offset: &mut usize) -> Value {
+    // What has no text of its own, such as a byte, has a name.
+    let name = |id: u32| match model.tokenizer.token_text(id) {
+        text if text.is_empty() => model.tokenizer.piece(id).to_string(),
+        text => text,
+    };
     let mut out = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
     for (id, logprobs) in tokens {
-        let text = model.tokenizer.token_text(*id);
-        let top = logprobs.top.iter().map(|(id, logprob)| {
-            // Tokens of one text would be one key.
-            let mut name = model.tokenizer.token_text(*id);
-            if name.is_empty() {
-                name = model.tokenizer.piece(*id).to_string();
-            }
-            (name, json!(logprob))
-        });
-        out.2.push(Value::Object(top.collect()));
+        let mut top = Map::new();
+        for (id, logprob) in &logprobs.top {
+            let name = match name(*id) {
+                // Tokens of one text would be one key.
+                name if top.contains_key(&name) => format!("{name}<{id}>"),
+                name => name,
+            };
+            top.insert(name, json!(logprob));
+        }
+        out.2.push(Value::Object(top));
         out.3.push(*offset);
-        *offset += text.chars().count();
-        out.0.push(text);
+        *offset += model.tokenizer.token_text(*id).chars().count();
+        out.0.push(name(*id));
         out.1.push(logprobs.drawn);
     }
     json!({
@@ -194,105 +210,108 @@ fn text_logprobs(model: &Model, tokens: &[(u32, &Logprobs)], offset: &mut usize)
     })
 }
 
-fn chat_logprobs(model: &Model, tokens: &[(u32, &Logprobs)]) -> Value {
-    let one = |id: u32, logprob: f32| {
-        let text = model.tokenizer.token_text(id);
-        json!({"token": text, "logprob": logprob, "bytes": text.as_bytes()})
-    };
-    let content = tokens.iter().map(|(id, logprobs)| {
-        let mut entry = one(*id, logprobs.drawn);
-        let top = logprobs.top.iter().map(|&(id, logprob)| one(id, logprob));
-        entry["top_logprobs"] = top.collect();
-        entry
-    });
-    json!({"content": content.collect::<Vec<_>>()})
+/// What is known of a request when its texts are asked for.
+struct Told {
+    form: Form,
+    model: Arc<Model>,
+    asked: Asked,
+    /// What the request calls the model.
+    name: String,
+    /// Texts of each prompt.
+    n: usize,
+    /// What the texts of each prompt begin with before what is written; may be empty.
+    echoes: Vec<String>,
+    streams: bool,
+    include_usage: bool,
 }
 
 async fn completions(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
-    let body = object(&server, body).await?;
-    let model = Arc::clone(server.model()?);
-    let draft = Draft::read(&model, &[&body], Some(model.text_len()))?;
-    let prompts = Prompt::read(body.get("prompt"))?;
-    let echo = body.get("echo") == Some(&Value::Bool(true));
-    let ids = (prompts.into_iter())
-        .map(|prompt| prompt.ids(&model))
-        .collect::<Result<Vec<_>, _>>()?;
-    let mut echoes = Vec::new();
-    if echo {
-        for ids in &ids {
-            let echo = model.tokenizer.text_of_lines(ids);
-            echoes.extend(std::iter::repeat_n(echo, draft.n));
-        }
-    }
-    answer(
-        &server,
-        model.clone(),
-        &draft,
-        ids,
-        echoes,
-        &body,
-        Form::Text,
-    )
-    .await
+    let making = common::read_to_write(&server, body, |model, body| {
+        let draft = Draft::read(model, &[&body], Some(model.text_len()))?;
+        let prompts = Prompt::read(body.get("prompt"))?;
+        let ids = (prompts.into_iter())
+            .map(|prompt| prompt.ids(model))
+            .collect::<Result<Vec<_>, _>>()?;
+        let echoes = match common::flag(&body, "echo")? {
+            true => (ids.iter())
+                .map(|ids| model.tokenizer.text_of_lines(ids))
+                .collect(),
+            false => Vec::new(),
+        };
+        tell(&server, model, &body, &draft, ids, echoes, Form::Text)
+    });
+    answer(&server, making.await?).await
 }
 
 async fn chat(State(server): State<Arc<Server>>, body: Body) -> Result<Response, Refusal> {
-    let body = object(&server, body).await?;
-    let model = Arc::clone(server.model()?);
-    let draft = Draft::read(&model, &[&body], None)?;
-    let messages = common::messages(&body)?;
-    let ids = tokio::task::block_in_place(|| model.chat_ids(&messages, draft.prompt_room()))?;
-    answer(
-        &server,
-        model.clone(),
-        &draft,
-        vec![ids],
-        Vec::new(),
-        &body,
-        Form::Chat,
-    )
-    .await
+    let making = common::read_to_write(&server, body, |model, body| {
+        let draft = Draft::read(model, &[&body], None)?;
+        let messages = common::messages(&body)?;
+        let ids = model.chat_ids(&messages, draft.prompt_room())?;
+        let ids = vec![ids];
+        tell(&server, model, &body, &draft, ids, Vec::new(), Form::Chat)
+    });
+    answer(&server, making.await?).await
 }
 
-/// `echoes`: what each text begins with before what is written; may be empty.
-async fn answer(
-    server: &Arc<Server>,
-    model: Arc<Model>,
+/// Asks for the texts of `prompts`.
+fn tell(
+    server: &Server,
+    model: &Arc<Model>,
+    body: &Object,
     draft: &Draft<'_>,
     prompts: Vec<Vec<u32>>,
     echoes: Vec<String>,
-    body: &Object,
     form: Form,
-) -> Result<Response, Refusal> {
-    let id = unique(server, form.prefix());
+) -> Result<Told, Refusal> {
     let name = text(body, "model").ok().flatten();
-    let name = name
-        .filter(|name| !name.is_empty())
-        .unwrap_or(&model.name)
-        .to_string();
-    let asked = ask(server, draft, prompts, 0, None)?;
-    let (prompt_tokens, n) = (asked.prompt_tokens, asked.n);
-    if draft.stream != Some(true) {
+    let name = name.filter(|name| !name.is_empty());
+    Ok(Told {
+        form,
+        model: Arc::clone(model),
+        include_usage: includes_usage(body)?,
+        asked: ask(server, draft, prompts, 0, None)?,
+        name: name.unwrap_or(&model.name).to_string(),
+        n: draft.n,
+        echoes,
+        streams: draft.stream == Some(true),
+    })
+}
+
+async fn answer(server: &Server, told: Told) -> Result<Response, Refusal> {
+    let Told {
+        form,
+        model,
+        asked,
+        name,
+        n,
+        echoes,
+        streams,
+        include_usage,
+    } = told;
+    let id = unique(server, form.prefix());
+    let (prompt_tokens, n_texts) = (asked.prompt_tokens, asked.n);
+    if !streams {
         let wholes = asked.answers.whole().await?;
         let choices: Vec<Value> = (wholes.iter().enumerate())
             .map(|(i, whole)| {
-                let echo = echoes.get(i).map_or("", String::as_str);
+                let echo = echoes.get(i / n.max(1)).map_or("", String::as_str);
                 let mut offset = echo.chars().count();
                 let logprobs = form.logprobs(&model, &whole.tokens, &mut offset);
                 let text = format!("{echo}{}", whole.text);
                 form.whole_choice(i, &text, logprobs, finish_reason(&whole.finish))
             })
             .collect();
-        let timings: Vec<Timings> = wholes.iter().map(|whole| whole.timings).collect();
+        let timings = wholes.iter().map(|whole| whole.timings);
+        let timings: Vec<_> = timings.enumerate().collect();
         let answer = json!({
             "id": id, "object": form.whole(), "created": unix_time(), "model": name,
             "system_fingerprint": null, "choices": choices,
-            "usage": usage(prompt_tokens, &timings),
+            "usage": usage(prompt_tokens, n, &timings),
         });
         return Ok(Json(answer).into_response());
     }
 
-    let include_usage = includes_usage(body);
     let created = unix_time();
     let frame = move |choices: Value, usage: Value| {
         let mut chunk = json!({
@@ -304,8 +323,8 @@ async fn answer(
         }
         Frame::Json(chunk)
     };
-    let mut begun = vec![false; n];
-    let mut offsets = vec![0; n];
+    let mut begun = vec![false; n_texts];
+    let mut offsets = vec![0; n_texts];
     let mut timings = Vec::new();
     Ok(asked.answers.stream(Framing::Events, move |news| {
         let mut frames = Vec::new();
@@ -320,7 +339,7 @@ async fn answer(
                 }]);
                 frames.push(frame(choice, Value::Null));
             }
-            if let Some(echo) = echoes.get(*i) {
+            if let Some(echo) = echoes.get(*i / n.max(1)) {
                 offsets[*i] = echo.chars().count();
                 let choice = form.part_choice(*i, Some(echo), Value::Null, Value::Null);
                 frames.push(frame(json!([choice]), Value::Null));
@@ -336,7 +355,7 @@ async fn answer(
                 frames.push(frame(json!([choice]), Value::Null));
             }
             Some((i, News::Done(finish, took))) => {
-                timings.push(took);
+                timings.push((i, took));
                 let reason = finish_reason(&finish).into();
                 let choice = form.part_choice(i, None, Value::Null, reason);
                 frames.push(frame(json!([choice]), Value::Null));
@@ -346,7 +365,7 @@ async fn answer(
             }
             None => {
                 if include_usage {
-                    frames.push(frame(json!([]), usage(prompt_tokens, &timings)));
+                    frames.push(frame(json!([]), usage(prompt_tokens, n, &timings)));
                 }
                 frames.push(Frame::Done);
             }

@@ -4,12 +4,19 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
+use tokio::sync::Semaphore;
+
 use super::common::unix_time;
 use super::metrics::Metrics;
 use super::model::Model;
 use super::refusal::Refusal;
 use super::running::Running;
 use super::worker::Worker;
+
+/// Requests that are made sense of at once: as many as the server has threads.
+const AT_ONCE: usize = 2;
+/// Bytes of bodies that wait for that, in bodies of the largest size.
+const BODIES: usize = 16;
 
 /// What a request may take.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -20,6 +27,8 @@ pub struct Limits {
     pub body_time: Duration,
     /// How long a request's head may take to come, and a connection idle.
     pub head_time: Duration,
+    /// How long a client may take nothing of what is written to it.
+    pub write_time: Duration,
     /// Connections at once; more wait to be accepted.
     pub connections: usize,
 }
@@ -30,6 +39,7 @@ impl Default for Limits {
             max_body: 8 << 20,
             body_time: Duration::from_secs(30),
             head_time: Duration::from_secs(30),
+            write_time: Duration::from_secs(120),
             connections: 512,
         }
     }
@@ -44,6 +54,8 @@ pub struct Server {
     pub metrics: Arc<Metrics>,
     /// What may be aborted from elsewhere.
     pub running: Arc<Running>,
+    /// Whether a key is asked for.
+    pub protected: bool,
     /// How many texts are written at once.
     pub n_slots: usize,
     /// When it began, in seconds since 1970.
@@ -52,6 +64,9 @@ pub struct Server {
     pub since: Instant,
     model: OnceLock<Arc<Model>>,
     worker: Worker,
+    /// One for each byte of the bodies that are held.
+    pub bodies: Semaphore,
+    at_once: Semaphore,
     stopping: AtomicBool,
     counter: AtomicU64,
 }
@@ -63,11 +78,16 @@ impl Server {
             limits,
             metrics,
             running: Arc::default(),
+            protected: false,
             n_slots,
             began: unix_time(),
             since: Instant::now(),
             model: OnceLock::new(),
             worker,
+            bodies: Semaphore::new(
+                (limits.max_body.saturating_mul(BODIES)).min(Semaphore::MAX_PERMITS),
+            ),
+            at_once: Semaphore::new(AT_ONCE),
             stopping: AtomicBool::new(false),
             counter: AtomicU64::new(0),
         }
@@ -97,6 +117,14 @@ impl Server {
             true => Err(Refusal::Stopping),
             false => Ok(&self.worker),
         }
+    }
+
+    /// Does what takes long or much memory, of which few requests do at once; no stream waits
+    /// for it.
+    pub async fn apart<T>(&self, work: impl FnOnce() -> T) -> T {
+        // Nobody closes the semaphore, so there always is a permit in the end.
+        let _permit = self.at_once.acquire().await;
+        tokio::task::block_in_place(work)
     }
 
     /// No more texts are taken on.

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use super::metrics::Metrics;
 use super::state::{Limits, Server};
 use super::worker::Worker;
-use super::{Guard, connections, router};
+use super::{Guard, Options, ServeError, connections, router, serve};
 
 /// What a request's head or body may take here.
 const SHORT: Duration = Duration::from_millis(300);
@@ -20,6 +20,10 @@ fn serving(with: impl FnOnce(SocketAddr) + Send + 'static) {
         body_time: SHORT,
         ..Limits::default()
     };
+    serving_within(limits, with);
+}
+
+fn serving_within(limits: Limits, with: impl FnOnce(SocketAddr) + Send + 'static) {
     let metrics = Arc::new(Metrics::default());
     let (worker, _desk) = Worker::new(1, 1, Arc::clone(&metrics));
     let server = Arc::new(Server::new(worker, metrics, limits, 1));
@@ -113,4 +117,72 @@ fn who_sends_slowly_is_not_waited_for() {
         assert!(reply.starts_with("HTTP/1.1 200 "), "{reply}");
         assert!(start.elapsed() < 60 * SHORT, "{:?}", start.elapsed());
     });
+}
+
+#[test]
+fn who_does_not_read_is_not_waited_for() {
+    let limits = Limits {
+        write_time: SHORT,
+        connections: 1,
+        ..Limits::default()
+    };
+    serving_within(limits, |address| {
+        // Answers of more bytes than the system holds between two programs of one machine.
+        let one = "GET /page.js HTTP/1.1\r\nHost: x\r\n\r\n";
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.write_all(one.repeat(1000).as_bytes()).unwrap();
+        // There is place for one connection: it must have ended.
+        let request = "GET / HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n";
+        let reply = ask(address, &[request], Duration::ZERO);
+        assert!(reply.starts_with("HTTP/1.1 200 "), "{reply:?}");
+        drop(stream);
+    });
+}
+
+#[test]
+fn bodies_take_no_more_together_than_they_may() {
+    let limits = Limits {
+        max_body: 1000,
+        ..Limits::default()
+    };
+    serving_within(limits, |address| {
+        let head = "POST /tokenize HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
+        let almost = format!("{head}Content-Length: 1000\r\n\r\n{}", " ".repeat(999));
+        let held: Vec<TcpStream> = (0..16)
+            .map(|_| {
+                let mut stream = TcpStream::connect(address).unwrap();
+                stream.write_all(almost.as_bytes()).unwrap();
+                stream
+            })
+            .collect();
+        let small = format!("{head}Content-Length: 100\r\n\r\n{}", " ".repeat(100));
+        let reply = || ask(address, &[&small], Duration::ZERO);
+        let start = Instant::now();
+        while !reply().contains("the server is busy") {
+            assert!(start.elapsed() < 20 * SHORT);
+        }
+        drop(held);
+        while !reply().contains("the model is being loaded") {
+            assert!(start.elapsed() < 40 * SHORT);
+        }
+    });
+}
+
+#[test]
+fn it_ends_with_the_thread_that_has_the_engine() {
+    let options = Options {
+        address: ([127, 0, 0, 1], 0).into(),
+        slots: 1,
+        queue: 1,
+        guard: Guard::default(),
+        limits: Limits::default(),
+        drain: Duration::ZERO,
+    };
+    let (sender, ended) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let panics = || -> Result<_, std::io::Error> { panic!("a test's panic") };
+        let _ = sender.send(serve(&options, panics));
+    });
+    let result = ended.recv_timeout(20 * SHORT).expect("it goes on");
+    assert!(matches!(result, Err(ServeError::Engine)), "{result:?}");
 }

@@ -56,6 +56,8 @@ struct Job {
 /// The worker's end for the protocols.
 #[derive(Debug)]
 pub struct Worker {
+    /// Texts that may be written or wait.
+    pub n_places: usize,
     jobs: Mutex<Sender<Job>>,
     /// One for each text that may be written or wait.
     places: Arc<Semaphore>,
@@ -75,9 +77,11 @@ impl Worker {
     pub fn new(n_slots: usize, n_places: usize, metrics: Arc<Metrics>) -> (Worker, Desk) {
         let (sender, receiver) = channel();
         let slots = Arc::new(Mutex::new(vec![SlotState::default(); n_slots]));
+        let n_places = n_places.min(Semaphore::MAX_PERMITS);
         let worker = Worker {
+            n_places,
             jobs: Mutex::new(sender),
-            places: Arc::new(Semaphore::new(n_places.min(Semaphore::MAX_PERMITS))),
+            places: Arc::new(Semaphore::new(n_places)),
             metrics: Arc::clone(&metrics),
             slots: Arc::clone(&slots),
         };

@@ -15,6 +15,22 @@ fn text_to_tokens_and_back() {
     );
     let pieces = server.ask("/tokenize", &json!({"content": text, "with_pieces": true}));
     assert_eq!(pieces["tokens"][0]["id"], ids[0]);
+    let joined =
+        (pieces["tokens"].as_array().unwrap().iter()).map(|token| token["piece"].as_str().unwrap());
+    assert_eq!(joined.collect::<String>().replace("<NL>", "\n"), text);
+    // What takes much memory a token is refused, and so is a body of very many values.
+    let long = json!({"content": "あ".repeat(400_000), "with_pieces": true});
+    let reply = server.post("/tokenize", &long);
+    assert_eq!(reply.status, 400);
+    let reply = server.post("/completion", &json!({"prompt": vec![0; 300_000]}));
+    assert_eq!(reply.status, 400);
+    let message = reply.json()["error"]["message"].to_string();
+    assert!(message.contains("JSON values"), "{message}");
+    let reply = server.post(
+        "/tokenize",
+        &json!({"content": text, "with_pieces": "often"}),
+    );
+    assert_eq!(reply.status, 400);
     let reply = server.post("/detokenize", &json!({"tokens": "猫"}));
     assert_eq!(reply.status, 400);
     assert_eq!(reply.json()["error"]["code"], 400);

@@ -53,9 +53,13 @@ fn a_text_comes_in_lines_unless_it_is_asked_whole() {
         .map(|p| p["response"].as_str().unwrap())
         .collect();
     assert_eq!(last["done"], true);
-    assert!(last["eval_count"].as_u64() <= Some(15));
+    assert!(last["eval_count"].as_u64().is_some_and(|n| n <= 15));
     assert!(last["eval_duration"].as_u64() > Some(1000), "nanoseconds");
     assert!(pieces.iter().all(|piece| piece["done"] == false));
+    // There is place for one text.
+    body["n"] = json!(3);
+    let several = lines(&server.post("/api/generate", &body).body);
+    assert_eq!(several.iter().filter(|l| l["done"] == true).count(), 1);
     body["stream"] = json!(false);
     let whole = server.ask("/api/generate", &body);
     assert_eq!(whole["response"], text);
@@ -89,6 +93,8 @@ fn a_conversation() {
         }),
     );
     assert_eq!(generated["response"], text);
+    let loaded = server.ask("/api/chat", &json!({"model": "demo", "messages": []}));
+    assert_eq!(loaded["done_reason"], "load");
 }
 
 #[test]

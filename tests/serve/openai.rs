@@ -25,6 +25,9 @@ fn models_are_listed() {
     let reply = server.get("/v1/models/other");
     assert_eq!(reply.status, 404);
     assert_eq!(reply.json()["error"]["type"], "not_found_error");
+    let reply = server.get("/v1/models/%ff");
+    assert_eq!(reply.status, 404);
+    assert_eq!(reply.json()["error"]["type"], "not_found_error");
 }
 
 #[test]
@@ -107,6 +110,16 @@ fn several_texts_and_prompts_are_choices_in_order() {
         second_alone["choices"][0]["text"]
     );
     assert_ne!(both["choices"][0]["text"], both["choices"][1]["text"]);
+    // A prompt counts once, and so does what of it was there already.
+    let cached = |answer: &Value| {
+        let cached = &answer["usage"]["prompt_tokens_details"]["cached_tokens"];
+        cached.as_u64().unwrap()
+    };
+    let prompt_tokens = both["usage"]["prompt_tokens"].as_u64().unwrap();
+    assert_eq!(cached(&both), 0);
+    assert_eq!(cached(&first_alone), prompt_tokens - 1);
+    let four = server.ask("/v1/completions", &request(json!({"n": 4})));
+    assert_eq!(cached(&four), prompt_tokens - 1);
 
     // As LangChain sends it, and as token ids.
     let ids = server.ask("/tokenize", &json!({"content": PROMPT}))["tokens"].clone();
