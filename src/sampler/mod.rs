@@ -55,7 +55,8 @@ impl<'a> Context<'a> {
 
 /// Draws the tokens of one text.
 ///
-/// Its buffers are reused: after the first token it allocates nothing.
+/// Its buffers are reused: after the first token only DRY, tail-free sampling and mirostat 1
+/// allocate.
 #[derive(Debug, Clone)]
 pub struct Sampler {
     params: Params,

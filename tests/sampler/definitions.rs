@@ -332,6 +332,36 @@ fn xtc_strikes_by_chance() {
     assert_ne!(struck, strikes(2));
 }
 
+/// With a threshold of 0 all but one of those that may be drawn are left out.
+#[test]
+fn xtc_leaves_a_token_that_is_not_banned() {
+    let params = Params {
+        xtc: Xtc {
+            probability: 1.0,
+            threshold: 0.0,
+        },
+        banned: vec![vec![0], vec![3]],
+        ..Params::default()
+    };
+    assert_eq!(
+        probabilities(params, &[2.0, 1.0, 0.0, -1.0], &[1], 0),
+        [0.0, 0.0, 1.0, 0.0]
+    );
+}
+
+/// Quotients beyond f32 do not make unlikely tokens as likely as others.
+#[test]
+fn a_temperature_near_0_is_greedy() {
+    for logits in [[1.0, 3.0, 2.0], [-3.0, -1.0, -2.0], [-1.0, 0.0, -0.5]] {
+        let params = Params {
+            temperature: 1e-40,
+            ..Params::default()
+        };
+        let expected = [0.0, 1.0, 0.0];
+        assert_eq!(probabilities(params, &logits, &[1], 0), expected);
+    }
+}
+
 #[test]
 fn what_is_off_changes_nothing() {
     let logits = [1.0, 3.0, 2.0, 0.5];

@@ -99,7 +99,7 @@ fn zipf_k(bound: f64, candidates: &mut Candidates) -> usize {
     let s = products / squares;
     let epsilon = s - 1.0;
     let k = (epsilon * bound.exp2() / (1.0 - (n as f64).powf(-epsilon))).powf(1.0 / s);
-    // Not a number where the tokens are equally likely, or there is one.
+    // Not a number where there is one token: s is 0 / 0.
     if k.is_nan() {
         n.max(1)
     } else {

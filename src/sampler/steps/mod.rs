@@ -172,7 +172,7 @@ steps! {
     /// sampling). 1 is off.
     tail_free: f32 = 1.0;
     /// Now and then leaves out the likeliest tokens but one ("Exclude Top Choices", p-e-w 2024,
-    /// text-generation-webui pull request 6335).
+    /// text-generation-webui pull request 6335, as llama.cpp has it: without exceptions).
     xtc: Xtc = Xtc::default();
     /// Holds the text's surprise near a target (Basu et al. 2021, Mirostat), in place of other
     /// truncation. `None` is off.

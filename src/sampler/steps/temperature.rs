@@ -1,4 +1,4 @@
-use super::super::{Candidates, Context};
+use super::super::{Candidate, Candidates, Context};
 
 pub const EXPECTED: &str = "a number from 0 to 100";
 
@@ -7,7 +7,11 @@ pub fn check(temperature: &f32) -> bool {
 }
 
 pub fn apply(temperature: &f32, _: &Context, candidates: &mut Candidates) {
-    if *temperature == 0.0 {
+    let logits = |c: &Candidate| c.logit;
+    let max = candidates.as_slice().iter().map(logits).fold(f32::NEG_INFINITY, f32::max);
+    // Below some 1e-37 quotients overflow, and only the likeliest would have a chance.
+    let is_greedy = max.is_finite() && (max / temperature).is_infinite();
+    if *temperature == 0.0 || is_greedy {
         let best = candidates.nth(0, |c| -c.logit);
         candidates.retain(|c| best.is_none_or(|best| c.id == best.id));
     } else if *temperature != 1.0 {

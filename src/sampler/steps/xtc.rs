@@ -28,13 +28,15 @@ pub fn check(xtc: &Xtc) -> bool {
 }
 
 /// Leaves out all tokens of at least `threshold` but the least likely of them (of equals, that
-/// of the highest id).
+/// of the highest id). Line breaks and the end of the text are tokens like others, as in
+/// llama.cpp and koboldcpp; the pull request's own code keeps all where one of them would go.
 pub fn apply(xtc: &Xtc, context: &Context, candidates: &mut Candidates) {
     if xtc.probability == 0.0 || context.chance() >= f64::from(xtc.probability) {
         return;
     }
     candidates.softmax();
-    let likely = |c: &Candidate| c.p >= xtc.threshold;
+    // What is ruled out is there with a probability of 0, which a threshold may be.
+    let likely = |c: &Candidate| c.p > 0.0 && c.p >= xtc.threshold;
     let all = candidates.as_slice().iter().filter(|c| likely(c));
     let least = all.min_by(|a, b| a.p.total_cmp(&b.p).then(b.id.cmp(&a.id)));
     if let Some(least) = least.map(|c| c.id) {
