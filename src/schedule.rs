@@ -22,6 +22,9 @@ use crate::engine::{Engine, Feed, Session};
 use crate::text::Tokenizer;
 use writer::Writer;
 
+/// So many tokens more than any sequence has are waited for, where one is about to have them.
+const WORTH_WAITING: usize = 16;
+
 /// How many tokens one pass may hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct BatchSizes {
@@ -219,18 +222,26 @@ impl<'a> Schedule<'a> {
         }
     }
 
-    /// Gives idle sequences to those who wait, in order.
+    /// Gives idle sequences to those who wait, in order, but for those whose prompt begins as one
+    /// does that is being read: they wait for it, so that it is read once.
     fn admit(&mut self, sink: &mut dyn FnMut(RequestId, Event)) -> Result<(), ScheduleError> {
-        while let Some(writer) = self.waiting.front() {
+        let mut place = 0;
+        while let Some(writer) = self.waiting.get(place) {
             let taken = if writer.is_at_limit() {
                 None
             } else {
                 match self.choose(writer.prompt()) {
+                    Some(choice)
+                        if self.comes(writer.prompt()) >= choice.common + WORTH_WAITING =>
+                    {
+                        place += 1;
+                        continue;
+                    }
                     Some(choice) => Some(choice),
                     None => return Ok(()),
                 }
             };
-            let Some(mut writer) = self.waiting.pop_front() else {
+            let Some(mut writer) = self.waiting.remove(place) else {
                 return Ok(());
             };
             let now = Instant::now();
@@ -239,10 +250,13 @@ impl<'a> Schedule<'a> {
                 continue;
             };
             let (from, to) = (choice.from as u32, choice.to as u32);
-            if from == to {
-                self.session.truncate(to, choice.common)?;
-            } else {
-                self.session.share(from, to, choice.common)?;
+            let shared = match from == to {
+                true => self.session.truncate(to, choice.common),
+                false => self.session.share(from, to, choice.common),
+            };
+            if let Err(error) = shared {
+                self.waiting.insert(place, writer);
+                return Err(error.into());
             }
             writer.begin(choice.common, now);
             let slot = &mut self.slots[choice.to];
@@ -260,14 +274,7 @@ impl<'a> Schedule<'a> {
         let oldest = idle.min_by_key(|&i| used(i))?;
         // The last token is evaluated in any case, for its logits.
         let wanted = &prompt[..prompt.len().saturating_sub(1)];
-        let common = |i: usize| {
-            let cached = self.session.reusable(i as u32);
-            cached
-                .iter()
-                .zip(wanted)
-                .take_while(|(a, b)| a == b)
-                .count()
-        };
+        let common = |i: usize| common(self.session.reusable(i as u32), wanted);
         let best = (0..self.slots.len()).max_by_key(|&i| common(i))?;
         let shared = common(best);
         // A sequence that goes on from all it has is taken as it is; otherwise it keeps what
@@ -278,6 +285,14 @@ impl<'a> Schedule<'a> {
             to: if goes_on && shared > 0 { best } else { oldest },
             common: shared,
         })
+    }
+
+    /// How much of `prompt` a sequence will have when the prompt that it reads is read.
+    fn comes(&self, prompt: &[u32]) -> usize {
+        let writers = self.slots.iter().filter_map(|slot| slot.writer.as_ref());
+        let read = writers.filter(|writer| writer.is_reading());
+        let most = read.map(|writer| common(writer.prompt(), prompt)).max();
+        most.unwrap_or(0)
     }
 
     /// Ends or shifts those whose next token has no place in the context.
@@ -340,6 +355,11 @@ impl<'a> Schedule<'a> {
             }
         }
     }
+}
+
+/// How many tokens both begin with.
+fn common(a: &[u32], b: &[u32]) -> usize {
+    a.iter().zip(b).take_while(|(a, b)| a == b).count()
 }
 
 /// What [`Schedule::choose`] chose.

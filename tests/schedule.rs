@@ -207,6 +207,46 @@ fn a_prompt_that_begins_as_another_is_not_evaluated_again() {
     assert_eq!(ids[0].1, ids[2].1);
 }
 
+/// As the several texts of one request come, or clients with one story.
+#[test]
+fn prompts_that_come_together_and_begin_alike_are_read_once() {
+    let mut model = demo(200, 4);
+    let alike = model.ids("昔々、あるところに").repeat(8);
+    let others = [model.ids("雨"), [alike.clone(), model.ids("山")].concat()];
+    let requests = [&alike, &alike, &others[0], &others[1]];
+    let requests = [0, 1, 2, 3].map(|i| drawn(requests[i], 6, i as u64));
+    let alone = requests.clone().map(|r| write(&mut demo(200, 1), r));
+    let mut schedule = model.schedule();
+    schedule.set_batch_sizes(BatchSizes {
+        prefill: 10,
+        prefill_beside: 10,
+    });
+    let ids = requests.map(|request| schedule.submit(request).unwrap());
+    // Who has nothing to wait for does not wait behind those who do.
+    let mut stories: BTreeMap<RequestId, Story> = BTreeMap::new();
+    let step = |schedule: &mut Schedule<'_>, stories: &mut BTreeMap<RequestId, Story>| {
+        schedule
+            .step(&mut |id, event| stories.entry(id).or_default().add(event))
+            .unwrap();
+    };
+    step(&mut schedule, &mut stories);
+    assert_eq!(schedule.load(), (2, 2));
+    while schedule.is_busy() {
+        step(&mut schedule, &mut stories);
+    }
+    let cached = ids.map(|id| stories[&id].timings().cached_tokens);
+    assert_eq!((cached[0], cached[2]), (0, 0));
+    // A few tokens are not waited for.
+    let most = alike.len() - 16..=alike.len();
+    assert!(
+        most.contains(&cached[1]) && most.contains(&cached[3]),
+        "{cached:?}"
+    );
+    for (id, alone) in ids.iter().zip(&alone) {
+        assert_eq!(stories[id].tokens, alone.tokens);
+    }
+}
+
 #[test]
 fn a_writer_gets_a_token_in_every_pass_beside_a_long_prompt() {
     let mut model = demo(300, 2);

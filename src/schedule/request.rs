@@ -84,6 +84,21 @@ pub enum Finish {
     Cancelled,
 }
 
+impl Finish {
+    /// What it is, without any text of the request.
+    pub fn name(&self) -> &'static str {
+        match self {
+            Finish::Eos => "eos",
+            Finish::Stop(_) => "stop",
+            Finish::Length => "length",
+            Finish::Context => "context",
+            Finish::Cancelled => "cancelled",
+            Finish::NothingToDraw => "nothing to draw",
+            Finish::ConstraintFailed(_) => "constraint failed",
+        }
+    }
+}
+
 /// What a request took.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Timings {

@@ -86,6 +86,11 @@ impl<'a> Writer<'a> {
             .reached(self.prompt_len, self.history.len() - self.prompt_len)
     }
 
+    /// Whether some of the prompt is still to be evaluated.
+    pub fn is_reading(&self) -> bool {
+        self.prompted.is_none()
+    }
+
     /// Whether only the token drawn last is to be evaluated.
     pub fn is_writing(&self) -> bool {
         self.prompted.is_some() && self.todo.len() == 1
