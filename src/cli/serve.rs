@@ -80,6 +80,12 @@ pub fn run(args: Args) -> Result<(), Failure> {
             args.host
         );
     }
+    let mut hosts = args.allow_host.clone();
+    // Any address of this machine alone, as 127.0.0.2, is a name of it.
+    hosts.push(match args.host {
+        IpAddr::V4(address) => address.to_string(),
+        IpAddr::V6(address) => format!("[{address}]"),
+    });
     let options = Options {
         address: SocketAddr::new(args.host, args.port),
         slots: usize::from(args.slots),
@@ -87,7 +93,7 @@ pub fn run(args: Args) -> Result<(), Failure> {
         guard: Guard {
             key,
             local_only,
-            hosts: args.allow_host.clone(),
+            hosts,
             origins: args.cors.clone(),
         },
         limits: Limits {

@@ -221,7 +221,7 @@ fn describe(list: &[Endpoint]) -> Value {
             "title": "katari", "version": env!("CARGO_PKG_VERSION"),
             "description": "Text from one model, in the protocols of OpenAI, llama.cpp, KoboldAI \
                 and Ollama. Fields that are not named here pass unread; numbers beyond a field's \
-                range are clamped to it.",
+                range are clamped to it, but for `n` and token ids, which are refused.",
         },
         "security": [{}, {"bearer": []}, {"key": []}],
         "components": {

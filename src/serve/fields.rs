@@ -2,7 +2,7 @@
 //!
 //! A field that no line names passes unread. A null or empty value is as good as none. Of two
 //! spellings of one field the one named first counts. Numbers beyond a field's range are
-//! clamped to it; a value of another type is refused.
+//! clamped to it, but `n` and token ids, which are refused there, as values of another type are.
 
 use std::collections::HashSet;
 
@@ -113,8 +113,10 @@ pub const FIELDS: &[Field] = &[
     // Penalties.
     (&["rep_pen", "repetition_penalty", "repeat_penalty"], Kind::Number,
         |d, v| set(&mut d.sampling.repetition_penalty, v, 0.01, 100.0)),
-    (&["rep_pen_range", "repetition_penalty_range", "repeat_last_n"], Kind::Count,
-        |d, v| { d.sampling.repetition_window = count(v)?; Ok(()) }),
+    // llama.cpp's 0 means no tokens, that of the others all; who sends both names means these.
+    (&["repeat_last_n"], Kind::Count, |d, v| { d.sampling.repetition_window = count(v)?; Ok(()) }),
+    (&["rep_pen_range", "repetition_penalty_range"], Kind::Count,
+        |d, v| { d.sampling.repetition_window = count(v)?.filter(|&n| n > 0); Ok(()) }),
     (&["rep_pen_slope"], Kind::Number, slope),
     (&["presence_penalty"], Kind::Number, |d, v| set(&mut d.sampling.presence_penalty, v, -100.0, 100.0)),
     (&["frequency_penalty"], Kind::Number, |d, v| set(&mut d.sampling.frequency_penalty, v, -100.0, 100.0)),
@@ -137,7 +139,8 @@ pub const FIELDS: &[Field] = &[
     (&["dry_allowed_length"], Kind::Count,
         |d, v| { d.sampling.dry.allowed_length = count(v)?.unwrap_or(2).max(1); Ok(()) }),
     (&["dry_penalty_last_n", "dry_range"], Kind::Count,
-        |d, v| { d.sampling.dry.window = count(v)?; Ok(()) }),
+        // Nobody asks for DRY over no tokens: 0 is all of them, as in koboldcpp.
+        |d, v| { d.sampling.dry.window = count(v)?.filter(|&n| n > 0); Ok(()) }),
     (&["dry_sequence_breakers"], Kind::Texts, |d, v| { d.dry_breakers = breakers(v)?; Ok(()) }),
     (&["dynamic_temperature"], Kind::Flag, |d, v| { d.dynamic.on = Some(flag(v)?); Ok(()) }),
     (&["dynatemp_range"], Kind::Number, |d, v| set(&mut d.dynamic.range, v, 0.0, 100.0)),
@@ -545,14 +548,14 @@ const PENALTIES: [Step; 5] = [
 /// The names that clients give steps in `samplers` and `sampler_priority`, and the steps.
 const STEP_NAMES: &[(&[&str], &[Step])] = &[
     (
-        &["penalties", "repetition_penalty"],
+        &["penalties", "repetition_penalty", "e"],
         &[
             Step::repetition_penalty,
             Step::frequency_penalty,
             Step::presence_penalty,
         ],
     ),
-    (&["temperature", "temp"], &[Step::temperature]),
+    (&["temperature", "temp", "t"], &[Step::temperature]),
     (&["quadratic_sampling"], &[Step::smoothing]),
     (&["top_k", "k"], &[Step::top_k]),
     (&["top_p", "p"], &[Step::top_p]),
@@ -561,19 +564,23 @@ const STEP_NAMES: &[(&[&str], &[Step])] = &[
     (&["dry", "d"], &[Step::dry]),
     (&["top_a"], &[Step::top_a]),
     (&["tfs", "tfs_z", "f"], &[Step::tail_free]),
-    (&["top_n_sigma", "nsigma"], &[Step::top_n_sigma]),
+    (&["top_n_sigma", "nsigma", "s"], &[Step::top_n_sigma]),
     (&["xtc", "x"], &[Step::xtc]),
 ];
 
-/// Names of steps; unknown ones are passed over.
+/// Names of steps, or llama.cpp's letters for them in one string; unknown ones are passed over.
 fn named_order(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
-    let names = strings(value)?;
-    let steps = (names.iter()).filter_map(|name| {
-        let line = STEP_NAMES
-            .iter()
-            .find(|(names, _)| names.contains(&name.as_str()));
+    let steps_of = |name: &str| {
+        let line = STEP_NAMES.iter().find(|(names, _)| names.contains(&name));
         line.map(|(_, steps)| *steps)
-    });
+    };
+    let names = match value {
+        Value::String(letters) if steps_of(letters).is_none() => {
+            letters.chars().map(String::from).collect()
+        }
+        value => strings(value)?,
+    };
+    let steps = names.iter().filter_map(|name| steps_of(name));
     draft.sampling.order = order(steps.flatten().copied());
     Ok(())
 }
@@ -603,8 +610,8 @@ fn kobold_order(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str
     Ok(())
 }
 
-/// `named` in their order, each once; what they do not name keeps its place in the default
-/// order: penalties and bias before, the others after.
+/// `named` in their order, each once. What they do not name runs too, in the default order:
+/// penalties and bias before them, the others after.
 fn order(named: impl Iterator<Item = Step>) -> Vec<Step> {
     let mut seen = HashSet::new();
     let named: Vec<Step> = named.filter(|&step| seen.insert(step)).collect();

@@ -85,20 +85,15 @@ impl Guard {
         if OPEN.contains(&path) || page::has(path) {
             return Ok(());
         }
-        let bearer = text(headers, &header::AUTHORIZATION);
-        let bearer = bearer
-            .split_once(' ')
-            .filter(|(scheme, _)| scheme.eq_ignore_ascii_case("bearer"));
+        // A key need not be ASCII, and a header's value need not be text.
+        let bytes = |name: &str| headers.get(name).map_or(&[][..], HeaderValue::as_bytes);
+        let bearer = bytes("authorization").split_at_checked(BEARER.len());
+        let bearer = bearer.filter(|(scheme, _)| scheme.eq_ignore_ascii_case(BEARER));
         let given = [
-            bearer.map_or("", |(_, key)| key.trim()),
-            headers
-                .get("x-api-key")
-                .and_then(|v| v.to_str().ok())
-                .unwrap_or_default(),
+            bearer.map_or(&[][..], |(_, key)| key.trim_ascii()),
+            bytes("x-api-key"),
         ];
-        let equal = given
-            .iter()
-            .any(|given| given.as_bytes().ct_eq(key.as_bytes()).into());
+        let equal = given.iter().any(|given| given.ct_eq(key.as_bytes()).into());
         if equal {
             Ok(())
         } else {
@@ -106,6 +101,9 @@ impl Guard {
         }
     }
 }
+
+/// How a key is announced.
+const BEARER: &[u8] = b"Bearer ";
 
 /// What needs no key, beside the page, which asks for the key: whether the server is up.
 const OPEN: [&str; 2] = ["/health", "/v1/health"];

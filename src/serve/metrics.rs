@@ -115,7 +115,8 @@ metrics! {
     requests_total: counter = "Texts that were asked for.";
     requests_refused_total: counter = "Requests that were answered with an error.";
     requests_cancelled_total: counter = "Texts that were not written to their end.";
-    prompt_tokens_total: counter = "Tokens of prompts.";
+    requests_failed_total: counter = "Texts that ended because the engine failed.";
+    prompt_tokens_total: counter = "Tokens of prompts of which any was read.";
     prompt_cached_tokens_total: counter = "Tokens of prompts that the cache held already.";
     generated_tokens_total: counter = "Tokens written.";
     requests_waiting: gauge = "Texts that wait for a slot.";

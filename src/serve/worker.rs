@@ -142,6 +142,8 @@ struct Client {
     drawn: Vec<Drawn>,
     logprobs: Option<Logprobs>,
     since: Instant,
+    /// Whether any of the prompt was read, and any token drawn.
+    read: bool,
     begun: bool,
     /// Given back when this is dropped.
     _place: Option<OwnedSemaphorePermit>,
@@ -155,7 +157,7 @@ impl Client {
 
     fn tell(&mut self, event: Event, metrics: &Metrics) {
         match event {
-            Event::Prompt { .. } => {}
+            Event::Prompt { .. } => self.read = true,
             Event::Logprobs(logprobs) => self.logprobs = Some(logprobs),
             Event::Token(id) => {
                 if !self.begun {
@@ -171,8 +173,10 @@ impl Client {
                 self.send(News::Text(text, drawn));
             }
             Event::Done(finish, timings) => {
-                add(&metrics.prompt_tokens_total, timings.prompt_tokens);
-                add(&metrics.prompt_cached_tokens_total, timings.cached_tokens);
+                if self.read {
+                    add(&metrics.prompt_tokens_total, timings.prompt_tokens);
+                    add(&metrics.prompt_cached_tokens_total, timings.cached_tokens);
+                }
                 metrics.request_seconds.observe_time(self.since.elapsed());
                 if finish == Finish::Cancelled {
                     add(&metrics.requests_cancelled_total, 1);
@@ -182,9 +186,15 @@ impl Client {
                     cached_tokens = timings.cached_tokens,
                     generated_tokens = timings.generated_tokens,
                     seconds = self.since.elapsed().as_secs_f64(),
-                    finish = ?finish,
+                    finish = finish.name(),
                     "text written"
                 );
+                // Tokens whose text never came: part of a character, or none. (Of those of a
+                // stop string nothing is told.)
+                if !self.drawn.is_empty() && !matches!(finish, Finish::Stop(_)) {
+                    let drawn = std::mem::take(&mut self.drawn);
+                    self.send(News::Text(String::new(), drawn));
+                }
                 self.send(match finish {
                     Finish::ConstraintFailed(why) => News::Failed(Refusal::Invalid(why)),
                     finish => News::Done(finish, timings),
@@ -234,7 +244,7 @@ impl Desk {
                     (self.metrics.batch_tokens).observe(schedule.batch_len() as f64);
                 }
                 Ok(()) => {}
-                Err(error) => fail(&error, &mut schedule, &mut clients),
+                Err(error) => fail(&error, &mut schedule, &mut clients, &self.metrics),
             }
         }
     }
@@ -263,6 +273,7 @@ fn submit(job: Job, schedule: &mut Schedule<'_>, clients: &mut HashMap<RequestId
                     drawn: Vec::new(),
                     logprobs: None,
                     since: job.since,
+                    read: false,
                     begun: false,
                     _place: places.split(1),
                 };
@@ -281,9 +292,12 @@ fn fail(
     error: &ScheduleError,
     schedule: &mut Schedule<'_>,
     clients: &mut HashMap<RequestId, Client>,
+    metrics: &Metrics,
 ) {
     tracing::error!(%error, "the engine failed");
     for (id, client) in clients.drain() {
+        add(&metrics.requests_failed_total, 1);
+        metrics.request_seconds.observe_time(client.since.elapsed());
         client.send(News::Failed(Refusal::Failed(error.to_string())));
         schedule.cancel(id);
     }

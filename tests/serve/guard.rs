@@ -53,11 +53,10 @@ fn a_key_is_asked_for_everywhere_but_for_health() {
         assert_eq!(reply.header("www-authenticate"), Some("Bearer"));
     }
     let right = [("Authorization", "Bearer 密 secret")];
-    assert_eq!(
-        server.request("GET", "/v1/models", &right, "").status,
-        401,
-        "not ASCII"
-    );
+    assert_eq!(server.request("GET", "/v1/models", &right, "").status, 200);
+    assert_eq!(server.get("/api/extra/version").status, 401);
+    let version = server.request("GET", "/api/extra/version", &right, "");
+    assert_eq!(version.json()["protected"], true);
     std::fs::write(&file, "secret\n").unwrap();
     let server = Server::start(&["--api-key-file", file.to_str().unwrap()]);
     for (name, value, status) in [
@@ -80,7 +79,12 @@ fn a_key_is_asked_for_everywhere_but_for_health() {
 #[test]
 fn no_text_of_a_request_is_logged() {
     let server = Server::start(&["--log-json"]);
-    server.ask("/completion", &json!({"prompt": PROMPT, "n_predict": 3}));
+    let mut body = json!({"prompt": PROMPT, "n_predict": 3, "temperature": 0, "ignore_eos": true});
+    let answer = server.ask("/completion", &body);
+    // One that is stopped by what it wrote the first time.
+    body["stop"] = answer["content"].clone();
+    let stopped = server.ask("/completion", &body);
+    assert_eq!(stopped["stopping_word"], answer["content"]);
     let logs = server.logs();
     assert!(
         logs.lines()
@@ -88,4 +92,16 @@ fn no_text_of_a_request_is_logged() {
         "{logs}"
     );
     assert!(!logs.contains(PROMPT), "{logs}");
+    assert!(logs.contains("\"finish\":\"stop\""), "{logs}");
+    assert!(!logs.contains(body["stop"].as_str().unwrap()), "{logs}");
+}
+
+#[cfg(target_os = "linux")]
+#[test]
+fn every_address_of_this_machine_alone_is_a_name_of_it() {
+    let server = Server::start(&["--host", "127.0.0.2"]);
+    let own = [("Host", server.address.as_str())];
+    assert_eq!(server.request("GET", "/v1/models", &own, "").status, 200);
+    let other = [("Host", "127.0.0.3:80")];
+    assert_eq!(server.request("GET", "/v1/models", &other, "").status, 403);
 }

@@ -83,6 +83,57 @@ fn a_completion_tells_how_it_ended_and_how_fast_it_went() {
     assert!(again["timings"]["cache_n"].as_u64() > Some(0), "{again}");
 }
 
+/// A character that the vocabulary lacks is bytes, and each of them is a token.
+#[test]
+fn tokens_without_text_of_their_own_are_told() {
+    let server = Server::start(&[]);
+    let ids = server.ask("/tokenize", &json!({"content": "🦀"}))["tokens"].clone();
+    let byte = ids.as_array().unwrap().iter().rev().nth(3).unwrap();
+    let body = json!({
+        "prompt": PROMPT, "n_predict": 1, "n_probs": 1, "logit_bias": [[byte, 100]],
+    });
+    let whole = server.ask("/completion", &body);
+    assert_eq!(whole["tokens"], json!([byte]));
+    let likely = &whole["completion_probabilities"][0];
+    assert_eq!((&likely["id"], &likely["bytes"]), (byte, &json!([0xf0])));
+}
+
+/// 0 means all tokens, but to llama.cpp.
+#[test]
+fn a_range_of_0_is_that_of_the_protocol_it_comes_from() {
+    let server = Server::start(&[]);
+    let window = |field: &str, more: &str| {
+        let mut body = json!({"prompt": PROMPT, "n_predict": 0, field: 0});
+        if !more.is_empty() {
+            body[more] = json!(0);
+        }
+        server.ask("/completion", &body)["generation_settings"]["repeat_last_n"].clone()
+    };
+    assert_eq!(window("repeat_last_n", ""), 0);
+    assert_eq!(window("rep_pen_range", ""), -1);
+    assert_eq!(window("repetition_penalty_range", "repeat_last_n"), -1);
+}
+
+/// As names, and as llama.cpp's letters.
+#[test]
+fn the_order_of_steps_can_be_asked_for() {
+    let server = Server::start(&[]);
+    let steps = |samplers: serde_json::Value| {
+        let body = json!({"prompt": PROMPT, "n_predict": 0, "samplers": samplers});
+        server.ask("/completion", &body)["generation_settings"]["samplers"].clone()
+    };
+    let named = steps(json!([
+        "min_p",
+        "temperature",
+        "xtc",
+        "top_n_sigma",
+        "top_k"
+    ]));
+    assert_eq!(steps(json!("mtxsk")), named);
+    assert_ne!(steps(json!("ktm")), named);
+    assert_eq!(steps(json!("top_k")), steps(json!(["top_k"])));
+}
+
 #[test]
 fn a_prompt_beyond_the_context_loses_its_beginning() {
     let server = Server::start(&["--ctx", "32"]);
