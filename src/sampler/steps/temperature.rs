@@ -8,7 +8,11 @@ pub fn check(temperature: &f32) -> bool {
 
 pub fn apply(temperature: &f32, _: &Context, candidates: &mut Candidates) {
     let logits = |c: &Candidate| c.logit;
-    let max = candidates.as_slice().iter().map(logits).fold(f32::NEG_INFINITY, f32::max);
+    let max = candidates
+        .as_slice()
+        .iter()
+        .map(logits)
+        .fold(f32::NEG_INFINITY, f32::max);
     // Below some 1e-37 quotients overflow, and only the likeliest would have a chance.
     let is_greedy = max.is_finite() && (max / temperature).is_infinite();
     if *temperature == 0.0 || is_greedy {
