@@ -5,11 +5,10 @@
 use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::panel::{Group, Micro, ROWS, Tile, WIDE, run};
+use super::panel::{Group, Micro, ROWS, Tile, WIDE, beginnings, run};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::decode::products;
-use crate::cpu::dot::unpack::Unpack;
+use crate::cpu::dot::unpack::{STEPS, Unpack, unroll};
 
 /// Every row of `w` times every row of `x`.
 ///
@@ -39,9 +38,9 @@ impl Micro for Avx2 {
         unsafe {
             match x.n - to.n {
                 1 => add::<B, 1>(panel, x, to),
-                // Four are two pairs, rather than three and one.
-                2 | 4 => add::<B, 2>(panel, x, to),
-                _ => add::<B, 3>(panel, x, to),
+                2 => add::<B, 2>(panel, x, to),
+                3 | 5 | 6 => add::<B, 3>(panel, x, to),
+                _ => add::<B, 4>(panel, x, to),
             }
         }
     }
@@ -57,6 +56,7 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
     // SAFETY: by this function's contract; `c` is below `N`, `g` below `panel.len()`, which is
     // at most `DEPTH`.
     unsafe {
+        let [begin, _] = beginnings::<B, Avx2, N>(x, to.n, to.first, panel.len());
         let at = to.n * x.groups + to.first;
         let q = x.q.as_ptr().add(at * GROUP).cast::<i32>();
         let halves = x.halves.as_ptr().add(at).cast::<i32>();
@@ -75,7 +75,6 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
                 // The sums of the group's halves, two i16, in every lane.
                 let halves = halves.add(c * x.groups + g).read_unaligned();
                 let halves = _mm256_set1_epi32(halves);
-                let less = _mm256_madd_epi16(halves, _mm256_set1_epi16(B::OFFSET));
                 for i in 0..2 {
                     let mut sum = sums[c][i];
                     if B::FACTORS {
@@ -83,7 +82,7 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
                         let less = _mm256_mullo_epi32(less, _mm256_set1_epi32(B::OFFSET.into()));
                         sum = _mm256_sub_epi32(sum, less);
                     } else if B::OFFSET != 0 {
-                        sum = _mm256_sub_epi32(sum, less);
+                        sum = _mm256_add_epi32(sum, _mm256_set1_epi32(begin[c][g]));
                     }
                     let by = _mm256_mul_ps(group.scale[i], x_scale);
                     acc[c][i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), by, acc[c][i]);
@@ -104,19 +103,6 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
         to.store(&lanes);
         N
     }
-}
-
-/// `x`, of which the compiler knows no more: it would turn additions round, take one accumulator
-/// after the other, and read every weight once for each. (Additions that saturate stay as they
-/// are, but share their units with the multiplications.)
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn in_turn(mut x: __m256i) -> __m256i {
-    // SAFETY: no instruction at all.
-    unsafe {
-        asm!("/* {0} */", inout(ymm_reg) x, options(pure, nomem, nostack, preserves_flags));
-    }
-    x
 }
 
 /// The integer products of a group with `N` rows of activations, whose i32s lie `stride` apart.
@@ -145,38 +131,120 @@ unsafe fn group_sums<B: Unpack, const N: usize>(
             }
         }
         let mut short = [[_mm256_setzero_si256(); 2]; N];
-        macro_rules! step {
-            ($t:literal) => {{
+        unroll!(STEPS, T => {
+            let w = group.q[T];
+            for c in 0..N {
+                let x = q.add(c * stride + T);
+                if B::CHAIN == 1 {
+                    signed(&mut sums[c], w, x, ones);
+                } else if T % B::CHAIN == 0 {
+                    short[c] = first(w, x);
+                } else {
+                    next(&mut short[c], w, x);
+                }
+            }
+            if B::CHAIN > 1 && T % B::CHAIN == B::CHAIN - 1 {
                 for c in 0..N {
-                    let four = _mm256_set1_epi32(q.add(c * stride + $t).read_unaligned());
                     for i in 0..2 {
-                        let product = products::<B>(group.q[$t][i], four);
-                        short[c][i] = if $t % B::CHAIN == 0 {
-                            product
-                        } else {
-                            in_turn(_mm256_add_epi16(short[c][i], product))
-                        };
+                        let long = _mm256_madd_epi16(short[c][i], factor[T / 4][i]);
+                        sums[c][i] = _mm256_add_epi32(sums[c][i], long);
                     }
                 }
-                if $t % B::CHAIN == B::CHAIN - 1 {
-                    for c in 0..N {
-                        for i in 0..2 {
-                            let long = _mm256_madd_epi16(short[c][i], factor[$t / 4][i]);
-                            sums[c][i] = _mm256_add_epi32(sums[c][i], long);
-                        }
-                    }
-                }
-            }};
-        }
-        // Not as a loop, which the compiler would leave one.
-        step!(0);
-        step!(1);
-        step!(2);
-        step!(3);
-        step!(4);
-        step!(5);
-        step!(6);
-        step!(7);
+            }
+        });
         sums
+    }
+}
+
+// Of the three below the compiler knows nothing but their operands, and that it must not change
+// their order: of intrinsics it would take one accumulator after the other, and keep all weights
+// of a group for that, in memory.
+
+/// Sums of two products of unsigned `w` and the four integers at `x`, i16.
+///
+/// # Safety
+/// AVX2; `x` is readable.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn first(w: [__m256i; 2], x: *const i32) -> [__m256i; 2] {
+    let (s0, s1);
+    // SAFETY: reads the i32 at `x` and nothing else.
+    unsafe {
+        asm!(
+            "vpbroadcastd {x}, dword ptr [{at}]",
+            "vpmaddubsw {s0}, {w0}, {x}",
+            "vpmaddubsw {s1}, {w1}, {x}",
+            at = in(reg) x,
+            w0 = in(ymm_reg) w[0],
+            w1 = in(ymm_reg) w[1],
+            x = out(ymm_reg) _,
+            s0 = out(ymm_reg) s0,
+            s1 = lateout(ymm_reg) s1,
+            options(nostack, preserves_flags),
+        );
+    }
+    [s0, s1]
+}
+
+/// Adds those of [`first`] to `sums`, i16.
+///
+/// # Safety
+/// As [`first`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn next(sums: &mut [__m256i; 2], w: [__m256i; 2], x: *const i32) {
+    let [s0, s1] = sums;
+    // SAFETY: reads the i32 at `x` and nothing else.
+    unsafe {
+        asm!(
+            "vpbroadcastd {x}, dword ptr [{at}]",
+            "vpmaddubsw {p}, {w0}, {x}",
+            "vpmaddubsw {x}, {w1}, {x}",
+            "vpaddw {s0}, {s0}, {p}",
+            "vpaddw {s1}, {s1}, {x}",
+            at = in(reg) x,
+            w0 = in(ymm_reg) w[0],
+            w1 = in(ymm_reg) w[1],
+            x = out(ymm_reg) _,
+            p = out(ymm_reg) _,
+            s0 = inout(ymm_reg) *s0,
+            s1 = inout(ymm_reg) *s1,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Adds the products of signed `w` and the four integers at `x` to `sums`, i32.
+///
+/// # Safety
+/// As [`first`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn signed(sums: &mut [__m256i; 2], w: [__m256i; 2], x: *const i32, ones: __m256i) {
+    let [s0, s1] = sums;
+    // SAFETY: reads the i32 at `x` and nothing else.
+    unsafe {
+        asm!(
+            "vpbroadcastd {x}, dword ptr [{at}]",
+            "vpsignb {p}, {x}, {w0}",
+            "vpsignb {x}, {x}, {w1}",
+            "vpmaddubsw {p}, {u0}, {p}",
+            "vpmaddubsw {x}, {u1}, {x}",
+            "vpmaddwd {p}, {p}, {ones}",
+            "vpmaddwd {x}, {x}, {ones}",
+            "vpaddd {s0}, {s0}, {p}",
+            "vpaddd {s1}, {s1}, {x}",
+            at = in(reg) x,
+            w0 = in(ymm_reg) w[0],
+            w1 = in(ymm_reg) w[1],
+            u0 = in(ymm_reg) _mm256_abs_epi8(w[0]),
+            u1 = in(ymm_reg) _mm256_abs_epi8(w[1]),
+            ones = in(ymm_reg) ones,
+            x = out(ymm_reg) _,
+            p = out(ymm_reg) _,
+            s0 = inout(ymm_reg) *s0,
+            s1 = inout(ymm_reg) *s1,
+            options(nostack, preserves_flags),
+        );
     }
 }
