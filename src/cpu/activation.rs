@@ -4,6 +4,8 @@
 //! `q = round(x / scale)` as i8; its integers' sums go with it, for weights with an
 //! offset or a min.
 
+use std::ops::Range;
+
 use super::arena::{Arena, Buffer};
 
 /// Values that share a scale, in activations and in every quantised weight format.
@@ -33,6 +35,21 @@ pub(super) struct Rows<'a> {
     pub scaled_sum: &'a [f32],
     /// The sums of the first and the last 16 of each group's integers, `[n, groups]`.
     pub halves: &'a [[i16; 2]],
+}
+
+impl<'a> Rows<'a> {
+    /// Those of `rows`.
+    pub(super) fn part(self, rows: Range<usize>) -> Rows<'a> {
+        let groups = rows.start * self.groups..rows.end * self.groups;
+        Rows {
+            n: rows.len(),
+            groups: self.groups,
+            q: &self.q[groups.start * GROUP..groups.end * GROUP],
+            scale: &self.scale[groups.clone()],
+            scaled_sum: &self.scaled_sum[groups.clone()],
+            halves: &self.halves[groups],
+        }
+    }
 }
 
 /// One row's integers, to write.
