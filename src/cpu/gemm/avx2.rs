@@ -1,6 +1,6 @@
 //! Prefill on AVX2: products of bytes are summed in 16 bits as long as they fit (`vpmaddubsw`), then
-//! in 32. A tile is the two registers of a panel's rows times up to three rows of activations, since
-//! with four more of the sums wait in memory (4 to 5 % slower).
+//! in 32. A tile is the two registers of a panel's rows times up to four rows of activations, whose
+//! 16-bit sums fit the registers.
 
 use std::arch::asm;
 use std::arch::x86_64::*;
