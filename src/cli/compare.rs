@@ -13,9 +13,9 @@ use super::output::{self, note};
 ///
 /// One pass over the ids runs on --device and on --against; every operation's values are held
 /// against the other's; --gpu-layers says for both sides how many of the last layers the device
-/// runs, and the CPU runs the others. Rounding adds up from layer to layer, and devices round quantized and f16
-/// weights' inputs in ways of their own, so an operation differs only where its error is beyond
-/// --tolerance. The exit code is 1 where one does.
+/// runs, and the CPU runs the others. Rounding adds up from layer to layer, and devices round
+/// quantized and f16 weights' inputs in ways of their own, so an operation differs only where its
+/// error is beyond --tolerance. The exit code is 1 where one does.
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:\n  \
     katari compare model.gguf --ids 319,123,1314 --device cuda --against cpu\n  \

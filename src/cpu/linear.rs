@@ -114,7 +114,7 @@ impl Job<'_> {
         };
         if x.rows == 1 {
             let out = part(0);
-            self.product(kernels, x, 0..1, start, n, out, n);
+            self.product(kernels, x, 0..1, start..start + n, out, n);
             kernels.math().finish_linear(out, bias, self.activation);
             return;
         }
@@ -124,7 +124,7 @@ impl Job<'_> {
                 let rows = first..x.rows.min(first + BATCH);
                 let tile = &mut tile.of_mut::<[f32; PANEL]>()[..rows.len()];
                 let out = tile.as_flattened_mut();
-                self.product(kernels, x, rows.clone(), start, n, out, PANEL);
+                self.product(kernels, x, rows.clone(), start..start + n, out, PANEL);
                 kernels.math().finish_tile(tile, bias, self.activation);
                 for (i, tile) in rows.zip(tile.iter()) {
                     let out = part(i);
@@ -138,21 +138,19 @@ impl Job<'_> {
         });
     }
 
-    /// The bare product of weight rows `start..start + n` and some `rows` of `x`, to `out`
-    /// `[rows, stride]`.
-    #[allow(clippy::too_many_arguments)] // two ranges and where to put their product
+    /// The bare product of some `columns`, which are rows of the weight, and some `rows` of `x`, to
+    /// `out` `[rows, stride]`.
     fn product(
         &self,
         kernels: &Kernels,
         x: &Value,
         rows: Range<usize>,
-        start: usize,
-        n: usize,
+        columns: Range<usize>,
         out: &mut [f32],
         stride: usize,
     ) {
         let weight = &self.layer.weight;
-        let w = self.weights.rows(start, n, self.panel);
+        let w = self.weights.rows(columns.start, columns.len(), self.panel);
         match (kernels.product(weight.format), x.quantized.get()) {
             (Product::Int(_), Some(x)) => {
                 kernels.int_product(weight.format, w, x.rows().part(rows), out, stride);

@@ -173,7 +173,8 @@ impl Weights {
             };
             for (i, chunk) in bytes.chunks(CHUNK).enumerate() {
                 // SAFETY: the tensor has memory since `allocate`, for `len` bytes, as `upload`
-                // checked, and the chunk lies at `i * CHUNK` of them; the call returns when it is copied.
+                // checked, and the chunk lies at `i * CHUNK` of them; the call returns when it is
+                // copied.
                 unsafe {
                     let from = chunk.as_ptr().cast();
                     ggml_backend_tensor_set(pending.tensor.get(), from, i * CHUNK, chunk.len());

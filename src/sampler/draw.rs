@@ -45,8 +45,8 @@ impl Draw {
         self.seed
     }
 
-    /// A number for the `n_generated`-th token, uniform in `[0, 1)`: of a stream of
-    /// its own, independent of those that draw tokens.
+    /// A number for the `n_generated`-th token, uniform in `[0, 1)`: of a stream of its
+    /// own, independent of those that draw tokens.
     pub fn chance(&self, n_generated: usize) -> f64 {
         let mut generator = self.generator.clone();
         generator.set_stream(CHANCE);

@@ -4,12 +4,11 @@
 //! spellings of one field the one named first counts. Numbers beyond a field's range are
 //! clamped to it, but `n` and token ids, which are refused there, as values of another type are.
 
-use std::collections::HashSet;
-
 use serde_json::{Map, Value};
 
 use super::endpoints::Kind;
 use super::model::Model;
+use super::order;
 use super::refusal::Refusal;
 use crate::constrain::Rule;
 use crate::sampler::{
@@ -161,9 +160,9 @@ pub const FIELDS: &[Field] = &[
         Some("json") => d.rule(Rule::JsonObject),
         _ => d.rule(Rule::JsonSchema(schema(v)?)),
     }),
-    // The order, last: it may look at what is on.
-    (&["sampler_order"], Kind::Ids, kobold_order),
-    (&["samplers", "sampler_priority"], Kind::Texts, named_order),
+    // The order.
+    (&["sampler_order"], Kind::Ids, |d, v| { d.sampling.order = order::of_kobold(v)?; Ok(()) }),
+    (&["samplers", "sampler_priority"], Kind::Texts, |d, v| { d.sampling.order = order::of_names(v)?; Ok(()) }),
 ];
 
 impl<'a> Draft<'a> {
@@ -286,7 +285,7 @@ impl<'a> Draft<'a> {
             Some(_) => Step::dynamic_temperature,
             None => Step::temperature,
         };
-        sampling.order = (PENALTIES.iter().copied())
+        sampling.order = (order::PENALTIES.iter().copied())
             .chain([heat, Step::smoothing, Step::mirostat])
             .collect();
     }
@@ -405,7 +404,7 @@ pub fn flag(value: &Value) -> Result<bool, &'static str> {
 }
 
 /// A string or several; empty ones count for nothing.
-fn strings(value: &Value) -> Result<Vec<String>, &'static str> {
+pub fn strings(value: &Value) -> Result<Vec<String>, &'static str> {
     const EXPECTED: &str = "a string, or at most 1024 of them";
     let list = match value {
         Value::String(text) => vec![text.clone()],
@@ -534,95 +533,4 @@ fn breakers(value: &Value) -> Result<Vec<String>, &'static str> {
         _ => value.clone(),
     };
     strings(&list)
-}
-
-/// What only makes tokens more or less likely, before anything is left out.
-const PENALTIES: [Step; 5] = [
-    Step::repetition_penalty,
-    Step::frequency_penalty,
-    Step::presence_penalty,
-    Step::dry,
-    Step::logit_bias,
-];
-
-/// The names that clients give steps in `samplers` and `sampler_priority`, and the steps.
-const STEP_NAMES: &[(&[&str], &[Step])] = &[
-    (
-        &["penalties", "repetition_penalty", "e"],
-        &[
-            Step::repetition_penalty,
-            Step::frequency_penalty,
-            Step::presence_penalty,
-        ],
-    ),
-    (&["temperature", "temp", "t"], &[Step::temperature]),
-    (&["quadratic_sampling"], &[Step::smoothing]),
-    (&["top_k", "k"], &[Step::top_k]),
-    (&["top_p", "p"], &[Step::top_p]),
-    (&["min_p", "m"], &[Step::min_p]),
-    (&["typical_p", "typ_p", "typical", "y"], &[Step::typical_p]),
-    (&["dry", "d"], &[Step::dry]),
-    (&["top_a"], &[Step::top_a]),
-    (&["tfs", "tfs_z", "f"], &[Step::tail_free]),
-    (&["top_n_sigma", "nsigma", "s"], &[Step::top_n_sigma]),
-    (&["xtc", "x"], &[Step::xtc]),
-];
-
-/// Names of steps, or llama.cpp's letters for them in one string; unknown ones are passed over.
-fn named_order(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
-    let steps_of = |name: &str| {
-        let line = STEP_NAMES.iter().find(|(names, _)| names.contains(&name));
-        line.map(|(_, steps)| *steps)
-    };
-    let names = match value {
-        Value::String(letters) if steps_of(letters).is_none() => {
-            letters.chars().map(String::from).collect()
-        }
-        value => strings(value)?,
-    };
-    let steps = names.iter().filter_map(|name| steps_of(name));
-    draft.sampling.order = order(steps.flatten().copied());
-    Ok(())
-}
-
-/// KoboldAI's numbers of steps.
-fn kobold_order(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
-    const EXPECTED: &str = "numbers from 0 to 6";
-    let numbers = value.as_array().ok_or(EXPECTED)?;
-    let mut steps: Vec<Step> = Vec::new();
-    for number in numbers {
-        steps.extend(match number.as_u64().ok_or(EXPECTED)? {
-            0 => &[Step::top_k][..],
-            2 => &[Step::top_p, Step::min_p],
-            4 => &[Step::typical_p],
-            5 => &[Step::temperature, Step::smoothing],
-            6 => &[
-                Step::repetition_penalty,
-                Step::frequency_penalty,
-                Step::presence_penalty,
-            ],
-            1 => &[Step::top_a],
-            3 => &[Step::tail_free],
-            _ => return Err(EXPECTED),
-        });
-    }
-    draft.sampling.order = order(steps.into_iter());
-    Ok(())
-}
-
-/// `named` in their order, each once. What they do not name runs too, in the default order:
-/// penalties and bias before them, the others after.
-fn order(named: impl Iterator<Item = Step>) -> Vec<Step> {
-    let mut seen = HashSet::new();
-    let named: Vec<Step> = named.filter(|&step| seen.insert(step)).collect();
-    let rest = || {
-        Step::ALL
-            .iter()
-            .filter(|step| !seen.contains(step))
-            .copied()
-    };
-    let first = |step: &Step| PENALTIES.contains(step);
-    (rest().filter(first).chain(named))
-        .chain(rest().filter(|step| !first(step)))
-        .collect()
 }

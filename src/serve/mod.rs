@@ -27,6 +27,7 @@ mod metrics;
 mod model;
 mod ollama;
 mod openai;
+mod order;
 mod page;
 mod refusal;
 mod running;

@@ -49,7 +49,7 @@ pub(in crate::cpu) const fn offset<B: Unpack>(unsigned: bool) -> i16 {
 /// # Safety
 /// AVX2.
 #[inline(always)]
-pub(in crate::cpu) unsafe fn products<B: Unpack>(w: __m256i, x: __m256i) -> __m256i {
+unsafe fn products<B: Unpack>(w: __m256i, x: __m256i) -> __m256i {
     // SAFETY: by this function's contract.
     unsafe {
         if B::CHAIN == 1 {

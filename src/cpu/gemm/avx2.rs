@@ -72,12 +72,12 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
             let sums = group_sums::<B, N>(group, q.add(g * 8), x.groups * 8);
             for c in 0..N {
                 let x_scale = _mm256_broadcast_ss(&*x_scale.add(c * x.groups + g));
-                // The sums of the group's halves, two i16, in every lane.
-                let halves = halves.add(c * x.groups + g).read_unaligned();
-                let halves = _mm256_set1_epi32(halves);
                 for i in 0..2 {
                     let mut sum = sums[c][i];
                     if B::FACTORS {
+                        // The sums of the group's halves, two i16, in every lane.
+                        let halves = halves.add(c * x.groups + g).read_unaligned();
+                        let halves = _mm256_set1_epi32(halves);
                         let less = _mm256_madd_epi16(halves, group.factors[i]);
                         let less = _mm256_mullo_epi32(less, _mm256_set1_epi32(B::OFFSET.into()));
                         sum = _mm256_sub_epi32(sum, less);
