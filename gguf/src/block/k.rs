@@ -171,37 +171,50 @@ pub(super) const SMALL_GROUP: usize = 16;
 /// How many there are in a super-block.
 pub(super) const SMALL_GROUPS: usize = LEN / SMALL_GROUP;
 
-/// Fits a scale (of either sign) to each group for integers in `-half..half`: tries ranges
-/// around it and keeps the least squared error, each value weighted with its square. `q` is
-/// given as `q + half`, but 0 in a group of zeros.
+/// What is added to the integers of Q6_K: they are from `-HALF` to `HALF - 1`.
+pub(super) const HALF: i32 = 32;
+/// The ranges around `HALF` that are tried for a scale, in tenths and in order: the plain one
+/// first, which wins where no other is better.
+#[rustfmt::skip]
+pub(super) const SCALE_STEPS: [i8; 19] =
+    [0, -9, -8, -7, -6, -5, -4, -3, -2, -1, 1, 2, 3, 4, 5, 6, 7, 8, 9];
+
+/// Groups of Q6_K with a scale each, before those are quantised.
+pub(super) struct ScaleFit {
+    /// 0 in a group of zeros.
+    pub scale: Lanes<SMALL_GROUPS>,
+    /// What the values were multiplied with to get the integers that the scale was fitted to.
+    pub inverse: Lanes<SMALL_GROUPS>,
+    /// The greatest of the group.
+    pub magnitude: Lanes<SMALL_GROUPS>,
+}
+
+/// Fits a scale (of either sign) to each group of 16 values for integers in `-HALF..HALF`: tries
+/// ranges around it and keeps the least squared error, each value weighted with its square.
 #[inline(always)]
-pub(super) fn fit_scale(
-    x: &[Lanes<SMALL_GROUPS>; SMALL_GROUP],
-    half: i32,
-) -> Fit<SMALL_GROUP, SMALL_GROUPS> {
+pub(super) fn fit_scale(x: &[f32]) -> ScaleFit {
     type Row = Lanes<SMALL_GROUPS>;
     const ZERO: Row = [0.0; SMALL_GROUPS];
 
+    let x: [Row; SMALL_GROUP] = interleave(x);
     let (mut magnitude, mut peak) = (ZERO, ZERO);
-    for x in x {
+    for x in &x {
         for g in 0..SMALL_GROUPS {
             let greater = x[g].abs() > magnitude[g];
             magnitude[g] = if greater { x[g].abs() } else { magnitude[g] };
             peak[g] = if greater { x[g] } else { peak[g] };
         }
     }
-    let integer = |x: f32, inverse: f32| nearest(inverse * x).clamp(-half, half - 1);
 
     let mut best_inverse = ZERO;
     let (mut scale, mut best) = (ZERO, ZERO);
-    // The plain range first, which wins where no other is better.
-    for step in [0].into_iter().chain(-9..=-1).chain(1..=9) {
-        let range = half as f32 + 0.1 * step as f32;
+    for step in SCALE_STEPS {
+        let range = HALF as f32 + 0.1 * f32::from(step);
         let inverse = peak.map(|peak| -range / peak);
         let (mut sum_qx, mut sum_q2) = (ZERO, ZERO);
-        for x in x {
+        for x in &x {
             for g in 0..SMALL_GROUPS {
-                let q = integer(x[g], inverse[g]) as f32;
+                let q = small_integer(inverse[g] * x[g]) as f32;
                 let w = x[g] * x[g];
                 sum_qx[g] += w * x[g] * q;
                 sum_q2[g] += w * q * q;
@@ -216,24 +229,17 @@ pub(super) fn fit_scale(
         best = select(is_better, lanes(|g| this_scale[g] * sum_qx[g]), best);
         best_inverse = select(is_better, inverse, best_inverse);
     }
+    ScaleFit {
+        scale: select(magnitude.map(|m| m < TINY), ZERO, scale),
+        inverse: best_inverse,
+        magnitude,
+    }
+}
 
-    let mut fit = Fit {
-        scale,
-        min: ZERO,
-        q: [[0; SMALL_GROUPS]; SMALL_GROUP],
-    };
-    for (x, q) in x.iter().zip(&mut fit.q) {
-        for g in 0..SMALL_GROUPS {
-            q[g] = (integer(x[g], best_inverse[g]) + half) as u8;
-        }
-    }
-    for g in 0..SMALL_GROUPS {
-        if magnitude[g] < TINY {
-            fit.scale[g] = 0.0;
-            fit.q.iter_mut().for_each(|q| q[g] = 0);
-        }
-    }
-    fit
+/// The nearest integer of Q6_K.
+#[inline(always)]
+pub(super) fn small_integer(x: f32) -> i32 {
+    nearest(x).clamp(-HALF, HALF - 1)
 }
 
 /// The scales and mins of Q4_K's and Q5_K's eight groups, 6 bits each in 12 bytes.

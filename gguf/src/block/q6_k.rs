@@ -2,7 +2,7 @@
 
 use bytemuck::{Pod, Zeroable};
 
-use super::k::{self, LEN, SMALL_GROUP, SMALL_GROUPS};
+use super::k::{self, LEN, SMALL_GROUP, SMALL_GROUPS, ScaleFit};
 use super::{Block, Format, Half, Quantized};
 
 /// 256 values in 210 bytes.
@@ -23,8 +23,8 @@ pub struct BlockQ6K {
 
 const _: () = assert!(size_of::<BlockQ6K>() == 210);
 
-/// `q` is stored with this added.
-const HALF: i32 = 32;
+/// Values whose bits are stored together.
+const RUN: usize = LEN / 2;
 
 /// Where the nibble of value `i` lies: byte and shift.
 #[inline(always)]
@@ -38,13 +38,10 @@ fn high(i: usize) -> (usize, usize) {
     (i / 128 * 32 + i % 32, i % 128 / 32 * 2)
 }
 
-impl Block for BlockQ6K {
-    const FORMAT: Format = Format::Q6_K;
-    const LEN: usize = LEN;
-
+impl BlockQ6K {
+    /// The block of `x` for scales fitted to it: quantises those, then the values anew with them.
     #[inline(always)]
-    fn quantize(x: &[f32]) -> Self {
-        let fit = k::fit_scale(&k::interleave(x), HALF);
+    pub(super) fn of_fit(x: &[f32], fit: &ScaleFit) -> Self {
         let (mut magnitude, mut peak) = (0.0, 0.0);
         for scale in fit.scale {
             if scale.abs() > magnitude {
@@ -59,21 +56,46 @@ impl Block for BlockQ6K {
         block.d = Half::new(1.0 / inverse);
         block.scales = fit.scale.map(|s| k::nearest(inverse * s).min(127) as i8);
         let d = block.d.to_f32();
-        for (group, x) in x.chunks(SMALL_GROUP).enumerate() {
+        let stored = |x: f32| (k::small_integer(x) + k::HALF) as u8;
+        let mut q = [0; LEN];
+        let groups = x.as_chunks::<SMALL_GROUP>().0.iter();
+        for (group, (x, q)) in groups.zip(q.as_chunks_mut().0).enumerate() {
             let scale = d * f32::from(block.scales[group]);
-            for (i, x) in x.iter().enumerate() {
-                let q = if scale != 0.0 {
-                    (k::nearest(x / scale).clamp(-HALF, HALF - 1) + HALF) as u8
-                } else {
-                    fit.q[i][group]
-                };
-                let (byte, shift) = low(group * SMALL_GROUP + i);
-                block.ql[byte] |= (q & 0xf) << shift;
-                let (byte, shift) = high(group * SMALL_GROUP + i);
-                block.qh[byte] |= (q >> 4) << shift;
+            if scale != 0.0 {
+                *q = x.map(|x| stored(x / scale));
+            } else if fit.magnitude[group] >= k::TINY {
+                *q = x.map(|x| stored(fit.inverse[group] * x));
             }
         }
+        block.pack(&q);
         block
+    }
+
+    /// Stores the integers, [`k::HALF`] added, where there are zeros.
+    #[inline(always)]
+    fn pack(&mut self, q: &[u8; LEN]) {
+        let runs = q.as_chunks::<RUN>().0.iter();
+        let low = self.ql.as_chunks_mut::<{ RUN / 2 }>().0;
+        let high = self.qh.as_chunks_mut::<{ RUN / 4 }>().0;
+        for ((q, low), high) in runs.zip(low).zip(high) {
+            for (i, low) in low.iter_mut().enumerate() {
+                *low = (q[i] & 0xf) | (q[i + RUN / 2] << 4);
+            }
+            for (i, high) in high.iter_mut().enumerate() {
+                let bits = |part: usize| (q[i + part * (RUN / 4)] >> 4) << (2 * part);
+                *high = bits(0) | bits(1) | bits(2) | bits(3);
+            }
+        }
+    }
+}
+
+impl Block for BlockQ6K {
+    const FORMAT: Format = Format::Q6_K;
+    const LEN: usize = LEN;
+
+    #[inline(always)]
+    fn quantize(x: &[f32]) -> Self {
+        BlockQ6K::of_fit(x, &k::fit_scale(x))
     }
 
     fn dequantize(&self, out: &mut [f32]) {
@@ -94,7 +116,7 @@ impl Quantized for BlockQ6K {
         for (i, q) in q.iter_mut().enumerate() {
             let ((l, l_shift), (h, h_shift)) = (low(i), high(i));
             let unsigned = ((self.ql[l] >> l_shift) & 0xf) | (((self.qh[h] >> h_shift) & 3) << 4);
-            *q = (i32::from(unsigned) - HALF) as i8;
+            *q = (i32::from(unsigned) - k::HALF) as i8;
         }
     }
 }

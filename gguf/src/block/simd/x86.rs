@@ -1,9 +1,11 @@
 //! AVX2 and AVX-512.
 
+mod q6_k;
+
 use std::arch::x86_64::*;
 
 use super::super::legacy;
-use super::super::{Block, BlockQ4_0, BlockQ8_0, Format, Half};
+use super::super::{Block, BlockQ4_0, BlockQ6K, BlockQ8_0, Format, Half};
 
 /// # Safety
 /// The processor has the features.
@@ -22,6 +24,12 @@ pub(super) unsafe fn quantize_avx2<B: Block>(src: &[f32], dst: &mut [B]) {
                 *block = q8_0(x);
             }
         }
+        Format::Q6_K => {
+            let dst: &mut [BlockQ6K] = bytemuck::cast_slice_mut(dst);
+            for (x, block) in src.as_chunks().0.iter().zip(dst) {
+                *block = q6_k::avx2(x);
+            }
+        }
         _ => B::quantize_all(src, dst),
     }
 }
@@ -34,6 +42,12 @@ pub(super) unsafe fn quantize_avx512<B: Block>(src: &[f32], dst: &mut [B]) {
         // Written out for AVX2, whose features are among these.
         // SAFETY: the caller vouches for them.
         Format::Q4_0 | Format::Q8_0 => unsafe { quantize_avx2(src, dst) },
+        Format::Q6_K => {
+            let dst: &mut [BlockQ6K] = bytemuck::cast_slice_mut(dst);
+            for (x, block) in src.as_chunks().0.iter().zip(dst) {
+                *block = q6_k::avx512(x);
+            }
+        }
         _ => B::quantize_all(src, dst),
     }
 }
