@@ -108,7 +108,7 @@ pub fn quantize(options: &Options, progress: &dyn Progress) -> Result<Report, Er
             }
         }
         progress.start(source_bytes);
-        let written = write(&job, &output, bytes, options, progress);
+        let written = write(&job, &output, options, progress);
         progress.finish();
         written?;
     }
@@ -128,7 +128,6 @@ pub fn quantize(options: &Options, progress: &dyn Progress) -> Result<Report, Er
 fn write(
     job: &pipeline::Job<'_>,
     output: &Path,
-    bytes: u64,
     options: &Options,
     progress: &dyn Progress,
 ) -> Result<(), Error> {
@@ -137,11 +136,7 @@ fn write(
         .build()
         .map_err(|e| Error::Usage(format!("cannot start the threads asked for: {e}")))?;
     let temporary = Temporary::create(output)?;
-    let file = temporary.file();
-    pipeline::run(job, &pool, file, output, progress)?;
-    // Some systems report a full disk only now.
-    let failed = |e| pipeline::write_io_error(output, bytes, e);
-    file.sync_all().map_err(failed)?;
+    pipeline::run(job, &pool, temporary.file(), output, progress)?;
     temporary.keep(options.force)
 }
 

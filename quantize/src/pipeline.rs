@@ -3,13 +3,14 @@
 //! Each thread takes the next few rows, reads them, converts them and writes them to their place
 //! in the file, all by itself: what it moves stays in its core's cache, and memory is bounded by
 //! the number of threads, not by the model. Rows are handed out in order, so that both files are
-//! gone through from front to back. The bytes are the same whatever the number of threads.
+//! gone through from front to back. The bytes are the same whatever the number of threads. Another
+//! thread has what is written brought to the disk meanwhile, which would otherwise begin at the end.
 
 use std::io;
 use std::ops::Range;
 use std::path::Path;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, mpsc};
 
 use katari_gguf::{FileLayout, Format, Metadata, TensorSpec, block};
 
@@ -24,6 +25,9 @@ use crate::{Error, Progress};
 const ITEM_ELEMENTS: usize = 256 << 10;
 /// The same where rows are to be gathered from columns, each of which is read apart.
 const TRANSPOSED_ELEMENTS: usize = 4 << 20;
+/// Bytes written after which the disk is to take them: a part of a second for most disks, and
+/// many times what a call of the system costs.
+const FLUSH_BYTES: u64 = 64 << 20;
 /// Elements that are f32 at a time: 16 KiB of a first-level cache. A multiple of every block.
 const CHUNK_ELEMENTS: usize = 4 << 10;
 /// The same, about, where rows are gathered from columns.
@@ -120,7 +124,7 @@ impl Job<'_> {
     }
 }
 
-/// Writes the whole file to `out`.
+/// Writes the whole file to `out`, down to the disk.
 ///
 /// `path` is what errors call it.
 ///
@@ -142,7 +146,14 @@ pub fn run(
     let items = job.items()?;
     let next = AtomicUsize::new(0);
     let failure = Mutex::new(None);
-    let work = |buffers: &mut Buffers| -> Result<(), Error> {
+    let fail = |error| {
+        // Nothing is left to take for the others.
+        next.store(items.len(), Ordering::Relaxed);
+        let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
+        failure.get_or_insert(error);
+    };
+    let written = AtomicU64::new(0);
+    let work = |buffers: &mut Buffers, flush: &mpsc::SyncSender<()>| -> Result<(), Error> {
         while let Some(item) = items.get(next.fetch_add(1, Ordering::Relaxed)) {
             if progress.is_cancelled() {
                 return Err(Error::Interrupted);
@@ -151,22 +162,33 @@ pub fn run(
                 continue; // as many as outputs
             };
             let position = buffers.convert(job, item, start)?;
-            out.write_all_at(position, buffers.converted.get())
-                .map_err(failed)?;
+            let converted = buffers.converted.get();
+            out.write_all_at(position, converted).map_err(failed)?;
+            let len = converted.len() as u64;
+            let before = written.fetch_add(len, Ordering::Relaxed);
+            if before / FLUSH_BYTES != (before + len) / FLUSH_BYTES {
+                // Where one is asked for already, that will do.
+                let _ = flush.try_send(());
+            }
             progress.advance(buffers.raw.get().len() as u64);
         }
         Ok(())
     };
-    pool.broadcast(|_| {
-        if let Err(error) = work(&mut Buffers::default()) {
-            // Nothing is left to take for the others.
-            next.store(items.len(), Ordering::Relaxed);
-            let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
-            failure.get_or_insert(error);
-        }
+    std::thread::scope(|scope| {
+        let (flush, asked) = mpsc::sync_channel(1);
+        let flusher = || {
+            for () in asked {
+                out.flush().map_err(failed).unwrap_or_else(fail);
+            }
+        };
+        // Where the system has no thread to give, the disk begins at the end.
+        let _ = std::thread::Builder::new().spawn_scoped(scope, flusher);
+        pool.broadcast(|_| work(&mut Buffers::default(), &flush).unwrap_or_else(fail));
+        drop(flush);
     });
     let failure = failure.into_inner().unwrap_or_else(PoisonError::into_inner);
-    failure.map_or(Ok(()), Err)
+    failure.map_or(Ok(()), Err)?;
+    out.flush().map_err(failed)
 }
 
 /// A tensor seen as rows: a vector is a column, since its elements move like a matrix's rows.

@@ -16,11 +16,21 @@ pub trait Sink: Sync {
     /// # Errors
     /// Those of the system.
     fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()>;
+
+    /// Waits until what was written before lies on the disk.
+    ///
+    /// # Errors
+    /// Those of the system, such as a disk that is full, which some report only now.
+    fn flush(&self) -> io::Result<()>;
 }
 
 impl Sink for File {
     fn set_len(&self, bytes: u64) -> io::Result<()> {
         File::set_len(self, bytes)
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        self.sync_all()
     }
 
     #[cfg(unix)]

@@ -19,13 +19,18 @@ use crate::support::*;
 /// A file in memory, on a disk that takes so many bytes.
 struct Disk {
     room: usize,
+    /// Whether it says only in the end that it is full.
+    is_late: bool,
     bytes: Mutex<Vec<u8>>,
 }
 
 impl Disk {
     fn new(room: usize) -> Self {
-        let bytes = Mutex::default();
-        Disk { room, bytes }
+        Disk {
+            room,
+            is_late: false,
+            bytes: Mutex::default(),
+        }
     }
 }
 
@@ -41,12 +46,19 @@ impl Sink for Disk {
 
     fn write_all_at(&self, offset: u64, bytes: &[u8]) -> io::Result<()> {
         let start = offset as usize;
-        if start + bytes.len() > self.room {
+        if start + bytes.len() > self.room && !self.is_late {
             return Err(io::ErrorKind::StorageFull.into());
         }
         let mut all = self.bytes.lock().expect("no panic");
         all[start..start + bytes.len()].copy_from_slice(bytes);
         Ok(())
+    }
+
+    fn flush(&self) -> io::Result<()> {
+        match self.bytes.lock().expect("no panic").len() > self.room {
+            true => Err(io::ErrorKind::StorageFull.into()),
+            false => Ok(()),
+        }
     }
 }
 
@@ -528,8 +540,18 @@ fn full_disk_is_one_clear_error_wherever_it_strikes() {
         &[("model.safetensors", safetensors(&tiny_tensors()))],
     );
     let whole = bytes_of(dir.path(), FileType::F32).len();
-    for room in [0, 100, whole / 2, whole - 1] {
-        let error = write_to(dir.path(), FileType::F32, 2, Disk::new(room), &Silent);
+    for (room, is_late) in [
+        (0, false),
+        (100, false),
+        (whole / 2, false),
+        (whole - 1, false),
+        (whole - 1, true),
+    ] {
+        let disk = Disk {
+            is_late,
+            ..Disk::new(room)
+        };
+        let error = write_to(dir.path(), FileType::F32, 2, disk, &Silent);
         let error = error.expect_err("a full disk");
         assert!(matches!(error, Error::DiskFull { .. }), "{error}");
         assert!(
