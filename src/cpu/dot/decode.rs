@@ -9,6 +9,7 @@
 use std::arch::x86_64::*;
 use std::sync::atomic::{Ordering, compiler_fence};
 
+use super::step::{first, next};
 use super::unpack::{STEPS, Scales, Unpack, unroll};
 use super::wide::Wide;
 use super::{Weights, pack};
@@ -43,20 +44,20 @@ pub(in crate::cpu) const fn offset<B: Unpack>(unsigned: bool) -> i16 {
     }
 }
 
-/// Sums of two products, i16. Neither overflows: `CHAIN` says so for unsigned integers, and two
-/// products of signed ones are at most `2 * 128 * 127`.
+/// Sums of two products of signed `w` and the four integers at `x`, i16: at most `2 * 128 * 127`.
 ///
 /// # Safety
-/// AVX2.
+/// AVX2; `x` is readable.
 #[inline(always)]
-unsafe fn products<B: Unpack>(w: __m256i, x: __m256i) -> __m256i {
+unsafe fn signed(w: [__m256i; 2], x: *const i32) -> [__m256i; 2] {
     // SAFETY: by this function's contract.
     unsafe {
-        if B::CHAIN == 1 {
-            _mm256_maddubs_epi16(_mm256_abs_epi8(w), _mm256_sign_epi8(x, w))
-        } else {
-            _mm256_maddubs_epi16(w, x)
-        }
+        let x = _mm256_set1_epi32(x.read_unaligned());
+        let [w0, w1] = w;
+        [
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w0), _mm256_sign_epi8(x, w0)),
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w1), _mm256_sign_epi8(x, w1)),
+        ]
     }
 }
 
@@ -103,20 +104,25 @@ impl Multiply for Avx2 {
         unsafe {
             let mut short = [[_mm256_setzero_si256(); 2]; N];
             let mut sums = [[_mm256_setzero_si256(); 2]; N];
-            for round in 0..rounds(N) {
+            unroll!(rounds(N), R => {
                 unroll!(STEPS, T => {
                     in_order();
-                    for e in (round..N).step_by(rounds(N)) {
-                        let x = _mm256_set1_epi32(q.add(e * STEPS + T).read_unaligned());
-                        for i in 0..2 {
-                            let w = B::unpack::<__m256i>(block, i, g + e, T);
-                            let product = products::<B>(w, x);
-                            short[e][i] = if T % B::CHAIN == 0 {
-                                product
-                            } else {
-                                _mm256_add_epi16(short[e][i], product)
-                            };
-                            if T % B::CHAIN == B::CHAIN - 1 {
+                    unroll!(N / rounds(N), E => {
+                        let e = E * rounds(N) + R;
+                        let x = q.add(e * STEPS + T);
+                        let w = [
+                            B::unpack::<__m256i>(block, 0, g + e, T),
+                            B::unpack::<__m256i>(block, 1, g + e, T),
+                        ];
+                        if B::CHAIN == 1 {
+                            short[e] = signed(w, x);
+                        } else if T % B::CHAIN == 0 {
+                            short[e] = first(w, x);
+                        } else {
+                            next(&mut short[e], w, x);
+                        }
+                        if T % B::CHAIN == B::CHAIN - 1 {
+                            for i in 0..2 {
                                 let by = if B::FACTORS {
                                     twice(factors[e][i])[T / 4]
                                 } else {
@@ -126,9 +132,9 @@ impl Multiply for Avx2 {
                                 sums[e][i] = _mm256_add_epi32(sums[e][i], long);
                             }
                         }
-                    }
+                    });
                 });
-            }
+            });
             sums
         }
     }

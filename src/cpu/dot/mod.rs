@@ -23,6 +23,8 @@ mod q5_1;
 mod q5_k;
 mod q6_k;
 mod q8_0;
+#[cfg(target_arch = "x86_64")]
+pub(super) mod step;
 #[cfg(test)]
 mod tests;
 pub(super) mod unpack;

@@ -1,13 +1,14 @@
 //! Prefill on AVX2: products of bytes are summed in 16 bits as long as they fit (`vpmaddubsw`), then
-//! in 32. A tile is the two registers of a panel's rows times up to four rows of activations, whose
-//! 16-bit sums fit the registers.
+//! in 32. That takes unsigned weights; signed ones are widened to 16 bits first, which costs four
+//! instructions a step where taking signs apart costs six. A tile is the two registers of a panel's
+//! rows times up to four rows of activations, whose 16-bit sums fit the registers.
 
-use std::arch::asm;
 use std::arch::x86_64::*;
 
-use super::panel::{Group, Micro, ROWS, Tile, WIDE, beginnings, run};
-use crate::cpu::activation::{GROUP, Rows};
+use super::panel::{Group, Micro, ROWS, Tile, WIDE, beginnings, run, spread};
+use crate::cpu::activation::Rows;
 use crate::cpu::dot::Weights;
+use crate::cpu::dot::step::{first, next, wide};
 use crate::cpu::dot::unpack::{STEPS, Unpack, unroll};
 
 /// Every row of `w` times every row of `x`.
@@ -31,6 +32,7 @@ enum Avx2 {}
 impl Micro for Avx2 {
     type V = __m256i;
     const UNSIGNED: bool = false;
+    const WIDENS: bool = true;
 
     #[inline(always)]
     unsafe fn tile<B: Unpack>(panel: &[Group], x: &Rows<'_>, to: Tile<'_>) -> usize {
@@ -53,12 +55,12 @@ impl Micro for Avx2 {
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile<'_>) -> usize {
-    // SAFETY: by this function's contract; `c` is below `N`, `g` below `panel.len()`, which is
-    // at most `DEPTH`.
+    // SAFETY: by this function's contract; `c` is below `N`, `g` below the panel's groups, which
+    // are at most `DEPTH`.
     unsafe {
-        let [begin, _] = beginnings::<B, Avx2, N>(x, to.n, to.first, panel.len());
+        let spread = const { spread::<B, Avx2>() };
+        let [begin, _] = beginnings::<B, Avx2, N>(x, to.n, to.first, panel.len() / spread);
         let at = to.n * x.groups + to.first;
-        let q = x.q.as_ptr().add(at * GROUP).cast::<i32>();
         let halves = x.halves.as_ptr().add(at).cast::<i32>();
         let (x_scale, x_sum) = (x.scale.as_ptr().add(at), x.scaled_sum.as_ptr().add(at));
         let mut lanes: [[f32; WIDE]; N] = to.load();
@@ -68,8 +70,13 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
                 acc[c][i] = _mm256_loadu_ps(lanes[c].as_ptr().add(i * ROWS));
             }
         }
-        for (g, group) in panel.iter().enumerate() {
-            let sums = group_sums::<B, N>(group, q.add(g * 8), x.groups * 8);
+        for (g, parts) in panel.chunks_exact(spread).enumerate() {
+            let (group, q) = (&parts[0], to.q.add(g * spread * STEPS));
+            let sums = if B::CHAIN == 1 {
+                signed_sums(parts, q, to.q_stride)
+            } else {
+                group_sums::<B, N>(group, q, to.q_stride)
+            };
             for c in 0..N {
                 let x_scale = _mm256_broadcast_ss(&*x_scale.add(c * x.groups + g));
                 for i in 0..2 {
@@ -105,7 +112,34 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
     }
 }
 
-/// The integer products of a group with `N` rows of activations, whose i32s lie `stride` apart.
+/// The integer products of a widened group with `N` rows of activations, whose i32s lie `stride`
+/// apart.
+///
+/// # Safety
+/// AVX2; these are readable.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn signed_sums<const N: usize>(
+    parts: &[Group],
+    q: *const i32,
+    stride: usize,
+) -> [[__m256i; 2]; N] {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let mut sums = [[_mm256_setzero_si256(); 2]; N];
+        for (part, q) in parts.iter().zip([q, q.add(STEPS)]) {
+            unroll!(STEPS, T => {
+                for c in 0..N {
+                    wide(&mut sums[c], part.q[T], q.add(c * stride + T));
+                }
+            });
+        }
+        sums
+    }
+}
+
+/// The integer products of a group of unsigned integers with `N` rows of activations, whose i32s
+/// lie `stride` apart.
 ///
 /// # Safety
 /// AVX2; these are readable.
@@ -135,15 +169,13 @@ unsafe fn group_sums<B: Unpack, const N: usize>(
             let w = group.q[T];
             for c in 0..N {
                 let x = q.add(c * stride + T);
-                if B::CHAIN == 1 {
-                    signed(&mut sums[c], w, x, ones);
-                } else if T % B::CHAIN == 0 {
+                if T % B::CHAIN == 0 {
                     short[c] = first(w, x);
                 } else {
                     next(&mut short[c], w, x);
                 }
             }
-            if B::CHAIN > 1 && T % B::CHAIN == B::CHAIN - 1 {
+            if T % B::CHAIN == B::CHAIN - 1 {
                 for c in 0..N {
                     for i in 0..2 {
                         let long = _mm256_madd_epi16(short[c][i], factor[T / 4][i]);
@@ -153,98 +185,5 @@ unsafe fn group_sums<B: Unpack, const N: usize>(
             }
         });
         sums
-    }
-}
-
-// Of the three below the compiler knows nothing but their operands, and that it must not change
-// their order: of intrinsics it would take one accumulator after the other, and keep all weights
-// of a group for that, in memory.
-
-/// Sums of two products of unsigned `w` and the four integers at `x`, i16.
-///
-/// # Safety
-/// AVX2; `x` is readable.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn first(w: [__m256i; 2], x: *const i32) -> [__m256i; 2] {
-    let (s0, s1);
-    // SAFETY: reads the i32 at `x` and nothing else.
-    unsafe {
-        asm!(
-            "vpbroadcastd {x}, dword ptr [{at}]",
-            "vpmaddubsw {s0}, {w0}, {x}",
-            "vpmaddubsw {s1}, {w1}, {x}",
-            at = in(reg) x,
-            w0 = in(ymm_reg) w[0],
-            w1 = in(ymm_reg) w[1],
-            x = out(ymm_reg) _,
-            s0 = out(ymm_reg) s0,
-            s1 = lateout(ymm_reg) s1,
-            options(nostack, preserves_flags),
-        );
-    }
-    [s0, s1]
-}
-
-/// Adds those of [`first`] to `sums`, i16.
-///
-/// # Safety
-/// As [`first`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn next(sums: &mut [__m256i; 2], w: [__m256i; 2], x: *const i32) {
-    let [s0, s1] = sums;
-    // SAFETY: reads the i32 at `x` and nothing else.
-    unsafe {
-        asm!(
-            "vpbroadcastd {x}, dword ptr [{at}]",
-            "vpmaddubsw {p}, {w0}, {x}",
-            "vpmaddubsw {x}, {w1}, {x}",
-            "vpaddw {s0}, {s0}, {p}",
-            "vpaddw {s1}, {s1}, {x}",
-            at = in(reg) x,
-            w0 = in(ymm_reg) w[0],
-            w1 = in(ymm_reg) w[1],
-            x = out(ymm_reg) _,
-            p = out(ymm_reg) _,
-            s0 = inout(ymm_reg) *s0,
-            s1 = inout(ymm_reg) *s1,
-            options(nostack, preserves_flags),
-        );
-    }
-}
-
-/// Adds the products of signed `w` and the four integers at `x` to `sums`, i32.
-///
-/// # Safety
-/// As [`first`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn signed(sums: &mut [__m256i; 2], w: [__m256i; 2], x: *const i32, ones: __m256i) {
-    let [s0, s1] = sums;
-    // SAFETY: reads the i32 at `x` and nothing else.
-    unsafe {
-        asm!(
-            "vpbroadcastd {x}, dword ptr [{at}]",
-            "vpsignb {p}, {x}, {w0}",
-            "vpsignb {x}, {x}, {w1}",
-            "vpmaddubsw {p}, {u0}, {p}",
-            "vpmaddubsw {x}, {u1}, {x}",
-            "vpmaddwd {p}, {p}, {ones}",
-            "vpmaddwd {x}, {x}, {ones}",
-            "vpaddd {s0}, {s0}, {p}",
-            "vpaddd {s1}, {s1}, {x}",
-            at = in(reg) x,
-            w0 = in(ymm_reg) w[0],
-            w1 = in(ymm_reg) w[1],
-            u0 = in(ymm_reg) _mm256_abs_epi8(w[0]),
-            u1 = in(ymm_reg) _mm256_abs_epi8(w[1]),
-            ones = in(ymm_reg) ones,
-            x = out(ymm_reg) _,
-            p = out(ymm_reg) _,
-            s0 = inout(ymm_reg) *s0,
-            s1 = inout(ymm_reg) *s1,
-            options(nostack, preserves_flags),
-        );
     }
 }

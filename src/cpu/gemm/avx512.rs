@@ -4,10 +4,10 @@
 use std::arch::x86_64::*;
 
 use super::panel::{Group, Micro, Tile, WIDE, beginnings, run};
-use crate::cpu::activation::{GROUP, Rows};
+use crate::cpu::activation::Rows;
 use crate::cpu::dot::Weights;
 use crate::cpu::dot::decode::offset;
-use crate::cpu::dot::unpack::Unpack;
+use crate::cpu::dot::unpack::{STEPS, Unpack};
 
 /// Every row of `w` times every row of `x`.
 ///
@@ -58,7 +58,7 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
     unsafe {
         let [begin, last] = beginnings::<B, Avx512, N>(x, to.n, to.first, panel.len());
         let at = to.n * x.groups + to.first;
-        let q = x.q.as_ptr().add(at * GROUP).cast::<i32>();
+        let (q, stride) = (to.q, to.q_stride);
         let (x_scale, x_sum) = (x.scale.as_ptr().add(at), x.scaled_sum.as_ptr().add(at));
         let mut lanes: [[f32; WIDE]; N] = to.load();
         let mut acc = [_mm512_setzero_ps(); N];
@@ -66,7 +66,7 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
             acc[c] = _mm512_loadu_ps(lanes[c].as_ptr());
         }
         for (g, group) in panel.iter().enumerate() {
-            let w: [__m512i; GROUP / 4] = std::mem::transmute(group.q);
+            let w: [__m512i; STEPS] = std::mem::transmute(group.q);
             let mut sum = [_mm512_setzero_si512(); N];
             if B::FACTORS {
                 let mut second = [_mm512_setzero_si512(); N];
@@ -74,8 +74,8 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
                     sum[c] = _mm512_set1_epi32(begin[c][g]);
                     second[c] = _mm512_set1_epi32(last[c][g]);
                 }
-                half::<N>(&mut sum, &w, 0, q.add(g * 8), x.groups * 8);
-                half::<N>(&mut second, &w, 4, q.add(g * 8), x.groups * 8);
+                half::<N>(&mut sum, &w, 0, q.add(g * STEPS), stride);
+                half::<N>(&mut second, &w, 4, q.add(g * STEPS), stride);
                 let factors: __m512i = std::mem::transmute(group.factors);
                 let low = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(factors));
                 let high = _mm512_srai_epi32::<16>(factors);
@@ -91,8 +91,8 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
                         sum[c] = _mm512_set1_epi32(begin[c][g]);
                     }
                 }
-                half::<N>(&mut sum, &w, 0, q.add(g * 8), x.groups * 8);
-                half::<N>(&mut sum, &w, 4, q.add(g * 8), x.groups * 8);
+                half::<N>(&mut sum, &w, 0, q.add(g * STEPS), stride);
+                half::<N>(&mut sum, &w, 4, q.add(g * STEPS), stride);
             }
             let scale: __m512 = std::mem::transmute(group.scale);
             for c in 0..N {
@@ -123,7 +123,7 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
 #[inline(always)]
 unsafe fn half<const N: usize>(
     sum: &mut [__m512i; N],
-    w: &[__m512i; GROUP / 4],
+    w: &[__m512i; STEPS],
     t: usize,
     q: *const i32,
     stride: usize,

@@ -23,7 +23,9 @@ pub(super) const WIDE: usize = pack::ROWS;
 /// the groups of every format's block.
 pub(super) const DEPTH: usize = 32;
 
-/// 16 rows' part of one group; each field as two registers of eight rows or one of sixteen.
+/// 16 rows' part of one group; each field as two registers of eight rows or one of sixteen. Widened,
+/// a group takes two of these: the first has the first and third of each four values as i16, and
+/// all the rest, the second has the second and fourth.
 #[derive(Clone, Copy)]
 #[repr(C, align(64))]
 pub(super) struct Group {
@@ -40,6 +42,8 @@ pub(super) struct Group {
 thread_local! {
     /// A worker's panel.
     static PANEL: RefCell<Buffer> = RefCell::default();
+    /// A worker's activations as i16.
+    static WIDENED: RefCell<Buffer> = RefCell::default();
 }
 
 /// Rows of half a panel, a register of 256 bits.
@@ -51,6 +55,8 @@ pub(super) trait Micro {
     type V: Wide;
     /// Whether signed integers are made unsigned first, by adding 128.
     const UNSIGNED: bool;
+    /// Whether signed integers, and the activations they meet, are widened to i16 first.
+    const WIDENS: bool = false;
 
     /// Adds the panel's products with rows of activations to the output, as many as it likes of
     /// those from `to.n` on; says how many.
@@ -58,6 +64,11 @@ pub(super) trait Micro {
     /// # Safety
     /// The instruction set; `x` has the panel's groups.
     unsafe fn tile<B: Unpack>(panel: &[Group], x: &Rows<'_>, to: Tile<'_>) -> usize;
+}
+
+/// How many of a panel's groups one group of weights takes.
+pub(super) const fn spread<B: Unpack, M: Micro>() -> usize {
+    if M::WIDENS && B::CHAIN == 1 { 2 } else { 1 }
 }
 
 /// Every row of `w` times every row of `x`.
@@ -76,8 +87,18 @@ pub(super) unsafe fn run<B: Unpack, M: Micro>(
     buffer.reserve(DEPTH * size_of::<Group>() / 4);
     // Aligned to cache lines, as buffers are.
     let panel = buffer.of_mut::<f32>().as_mut_ptr().cast::<Group>();
-    for first in (0..x.groups).step_by(DEPTH) {
-        let depth = DEPTH.min(x.groups - first);
+    let spread = const { spread::<B, M>() };
+    let mut widened = WIDENED.take();
+    for first in (0..x.groups).step_by(DEPTH / spread) {
+        let depth = (DEPTH / spread).min(x.groups - first);
+        let (q, q_stride) = if spread == 1 {
+            let q = x.q[first * GROUP..].as_ptr().cast();
+            (q, x.groups * STEPS)
+        } else {
+            // SAFETY: this function's contract.
+            unsafe { widen(x, first, depth, &mut widened) };
+            (widened.of::<i32>().as_ptr(), depth * 2 * STEPS)
+        };
         for start in (0..w.rows).step_by(WIDE) {
             let n_rows = (w.rows - start).min(WIDE);
             // SAFETY: this function's contract; the buffer has room for `DEPTH` groups, which are
@@ -85,13 +106,15 @@ pub(super) unsafe fn run<B: Unpack, M: Micro>(
             let panel = unsafe {
                 let rows = w.bytes.as_ptr().add(start * w.stride);
                 unpack::<B, M>(rows, first, depth, panel);
-                std::slice::from_raw_parts(panel, depth)
+                std::slice::from_raw_parts(panel, depth * spread)
             };
             let mut n = 0;
             while n < x.n {
                 let to = Tile {
                     n,
                     first,
+                    q: q.wrapping_add(n * q_stride),
+                    q_stride,
                     out: &mut out[n * stride + start..],
                     stride,
                     n_rows,
@@ -102,6 +125,40 @@ pub(super) unsafe fn run<B: Unpack, M: Micro>(
         }
     }
     PANEL.set(buffer);
+    WIDENED.set(widened);
+}
+
+/// Groups `first..first + depth` of all rows of activations as i16, `[n, depth, 2, 16]`: the first
+/// and third of each four, then the second and fourth.
+///
+/// # Safety
+/// AVX2; `x` has these groups.
+#[inline(always)]
+unsafe fn widen(x: &Rows<'_>, first: usize, depth: usize, out: &mut Buffer) {
+    out.reserve(x.n * depth * GROUP / 2);
+    let (out, _) = out.of_mut::<[i16; GROUP / 2]>().as_chunks_mut();
+    for n in 0..x.n {
+        let (groups, _) =
+            x.q[(n * x.groups + first) * GROUP..][..depth * GROUP].as_chunks::<GROUP>();
+        for (group, [even, odd]) in groups.iter().zip(&mut out[n * depth..]) {
+            // SAFETY: by this function's contract; each is a register's bytes.
+            unsafe {
+                let both = widened(<__m256i as Wide>::load(group.as_ptr().cast()));
+                _mm256_storeu_si256(even.as_mut_ptr().cast(), both[0]);
+                _mm256_storeu_si256(odd.as_mut_ptr().cast(), both[1]);
+            }
+        }
+    }
+}
+
+/// The first and third of each four bytes as i16, and the second and fourth.
+///
+/// # Safety
+/// The instruction set.
+#[inline(always)]
+unsafe fn widened<V: Wide>(bytes: V) -> [V; 2] {
+    // SAFETY: by this function's contract.
+    unsafe { [bytes.shift16(8).down16(8), bytes.down16(8)] }
 }
 
 /// Unpacks groups `first..first + depth`, whole blocks, of interleaved rows.
@@ -116,6 +173,7 @@ unsafe fn unpack<B: Unpack, M: Micro>(
     panel: *mut Group,
 ) {
     let groups = const { B::LEN / GROUP };
+    let spread = const { spread::<B, M>() };
     // SAFETY: by this function's contract; groups and their fields are aligned to 64 bytes.
     unsafe {
         let flip = M::V::splat8(if B::CHAIN == 1 && M::UNSIGNED {
@@ -128,11 +186,18 @@ unsafe fn unpack<B: Unpack, M: Micro>(
             for i in 0..M::V::PARTS {
                 let scales = B::Scales::<M::V>::load(block, i);
                 unroll!(B::LEN / GROUP, G => {
-                    let to = &mut *panel.add(b * groups + G);
+                    let to = panel.add((b * groups + G) * spread);
                     unroll!(STEPS, T => {
                         let quad = B::unpack::<M::V>(block, i, G, T);
-                        put(&mut to.q[T], i, quad.xor(flip));
+                        if spread == 1 {
+                            put(&mut (*to).q[T], i, quad.xor(flip));
+                        } else {
+                            let [even, odd] = widened(quad);
+                            put(&mut (*to).q[T], i, even);
+                            put(&mut (*to.add(1)).q[T], i, odd);
+                        }
                     });
+                    let to = &mut *to;
                     put(&mut to.scale, i, scales.scale(G));
                     if B::HAS_MIN {
                         put(&mut to.min, i, scales.min(G));
@@ -163,6 +228,10 @@ pub(super) struct Tile<'a> {
     pub n: usize,
     /// The panel's first group.
     pub first: usize,
+    /// The activations' integers from that row and group on, an i32 for each step.
+    pub q: *const i32,
+    /// i32s from row to row of them.
+    pub q_stride: usize,
     /// The first row's part of the output.
     out: &'a mut [f32],
     /// Values from row to row of the output.

@@ -4,10 +4,10 @@
 use std::arch::x86_64::*;
 
 use super::panel::{Group, Micro, ROWS, Tile, WIDE, beginnings, run};
-use crate::cpu::activation::{GROUP, Rows};
+use crate::cpu::activation::Rows;
 use crate::cpu::dot::Weights;
 use crate::cpu::dot::decode::offset;
-use crate::cpu::dot::unpack::Unpack;
+use crate::cpu::dot::unpack::{STEPS, Unpack};
 
 /// One encoding of the instruction.
 trait Encoding {
@@ -91,7 +91,6 @@ unsafe fn add<B: Unpack, E: Encoding, const N: usize>(
     unsafe {
         let [begin, last] = beginnings::<B, E, N>(x, to.n, to.first, panel.len());
         let at = to.n * x.groups + to.first;
-        let q = x.q.as_ptr().add(at * GROUP).cast::<i32>();
         let (x_scale, x_sum) = (x.scale.as_ptr().add(at), x.scaled_sum.as_ptr().add(at));
         let mut lanes: [[f32; WIDE]; N] = to.load();
         let mut acc = [[_mm256_setzero_ps(); 2]; N];
@@ -101,7 +100,7 @@ unsafe fn add<B: Unpack, E: Encoding, const N: usize>(
             }
         }
         for (g, group) in panel.iter().enumerate() {
-            let (q, stride) = (q.add(g * 8), x.groups * 8);
+            let (q, stride) = (to.q.add(g * STEPS), to.q_stride);
             let mut sum = [[_mm256_setzero_si256(); 2]; N];
             if B::FACTORS {
                 for c in 0..N {

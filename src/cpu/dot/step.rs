@@ -1,0 +1,89 @@
+//! AVX2's steps, each the products of two registers of weights with a word of activations, written
+//! out. The compiler knows nothing of them but their operands, and that it must not change their
+//! order: of intrinsics it would take one accumulator after the other, and keep all weights of a
+//! group for that, in memory.
+
+use std::arch::asm;
+use std::arch::x86_64::__m256i;
+
+/// Sums of two products of unsigned `w` and the four integers at `x`, i16.
+///
+/// # Safety
+/// AVX2; `x` is readable.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::cpu) unsafe fn first(w: [__m256i; 2], x: *const i32) -> [__m256i; 2] {
+    let (s0, s1);
+    // SAFETY: reads the i32 at `x` and nothing else.
+    unsafe {
+        asm!(
+            "vpbroadcastd {x}, dword ptr [{at}]",
+            "vpmaddubsw {s0}, {w0}, {x}",
+            "vpmaddubsw {s1}, {w1}, {x}",
+            at = in(reg) x,
+            w0 = in(ymm_reg) w[0],
+            w1 = in(ymm_reg) w[1],
+            x = out(ymm_reg) _,
+            s0 = out(ymm_reg) s0,
+            s1 = lateout(ymm_reg) s1,
+            options(nostack, preserves_flags),
+        );
+    }
+    [s0, s1]
+}
+
+/// Adds those of [`first`] to `sums`, i16.
+///
+/// # Safety
+/// As [`first`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::cpu) unsafe fn next(sums: &mut [__m256i; 2], w: [__m256i; 2], x: *const i32) {
+    let [s0, s1] = sums;
+    // SAFETY: reads the i32 at `x` and nothing else.
+    unsafe {
+        asm!(
+            "vpbroadcastd {x}, dword ptr [{at}]",
+            "vpmaddubsw {p}, {w0}, {x}",
+            "vpmaddubsw {x}, {w1}, {x}",
+            "vpaddw {s0}, {s0}, {p}",
+            "vpaddw {s1}, {s1}, {x}",
+            at = in(reg) x,
+            w0 = in(ymm_reg) w[0],
+            w1 = in(ymm_reg) w[1],
+            x = out(ymm_reg) _,
+            p = out(ymm_reg) _,
+            s0 = inout(ymm_reg) *s0,
+            s1 = inout(ymm_reg) *s1,
+            options(nostack, preserves_flags),
+        );
+    }
+}
+
+/// Adds the products of two i16 in each i32 of `w` and the two at `x` to `sums`, i32.
+///
+/// # Safety
+/// As [`first`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::cpu) unsafe fn wide(sums: &mut [__m256i; 2], w: [__m256i; 2], x: *const i32) {
+    let [s0, s1] = sums;
+    // SAFETY: reads the i32 at `x` and nothing else.
+    unsafe {
+        asm!(
+            "vpbroadcastd {x}, dword ptr [{at}]",
+            "vpmaddwd {p}, {w0}, {x}",
+            "vpmaddwd {x}, {w1}, {x}",
+            "vpaddd {s0}, {s0}, {p}",
+            "vpaddd {s1}, {s1}, {x}",
+            at = in(reg) x,
+            w0 = in(ymm_reg) w[0],
+            w1 = in(ymm_reg) w[1],
+            x = out(ymm_reg) _,
+            p = out(ymm_reg) _,
+            s0 = inout(ymm_reg) *s0,
+            s1 = inout(ymm_reg) *s1,
+            options(nostack, preserves_flags),
+        );
+    }
+}
