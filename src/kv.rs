@@ -3,9 +3,11 @@
 //! A cell holds the keys and values of one position. A sequence is a list of cells in order of
 //! position: its `i`-th cell is position `i`. Sequences with the same prefix may share its cells,
 //! so every cell counts how many sequences hold it; at zero it is free again.
+//!
+//! A sequence goes on in the cell after its last; where that is held it begins an extent of
+//! [`EXTENT`] cells that are all free. So sequences that grow together, a token of each in turn,
+//! still have theirs in runs, which attention reads much faster than cells far apart.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
 use std::fmt;
 use std::str::FromStr;
 
@@ -131,16 +133,21 @@ pub struct Shift {
     pub delta: i32,
 }
 
+/// Cells that a sequence gets side by side, where there is room.
+pub const EXTENT: u32 = 32;
+
 /// Which cells each sequence owns.
 #[derive(Debug, Clone)]
 pub struct Ledger {
     /// `sequences[sequence][position]` is a cell.
     sequences: Vec<Vec<u32>>,
-    /// `references[cell]`: how many sequences hold it, for cells that ever were held. The others
-    /// are free, and cost nothing: a cache may be much longer than what it will hold.
+    /// `references[cell]`: how many sequences hold it, up to the last that ever was held. Those
+    /// beyond are free, and cost nothing: a cache may be much longer than what it will hold.
     references: Vec<u32>,
-    /// Cells nobody holds any more; the lowest is given first, which keeps used ones together.
-    free: BinaryHeap<Reverse<u32>>,
+    /// How many cells of each extent are held; as far as `references` goes.
+    held: Vec<u32>,
+    /// How many cells are held.
+    n_held: usize,
     /// How many cells there are.
     n_cells: u32,
 }
@@ -151,7 +158,8 @@ impl Ledger {
         Ledger {
             sequences: vec![Vec::new(); n_sequences as usize],
             references: Vec::new(),
-            free: BinaryHeap::new(),
+            held: Vec::new(),
+            n_held: 0,
             n_cells,
         }
     }
@@ -185,7 +193,7 @@ impl Ledger {
 
     /// How many cells nobody holds.
     pub fn n_free(&self) -> usize {
-        self.n_cells() - self.references.len() + self.free.len()
+        self.n_cells() - self.n_held
     }
 
     /// How many sequences hold `cell`.
@@ -197,10 +205,11 @@ impl Ledger {
     pub fn append(&mut self, sequence: u32, n: usize) -> Result<&[u32], LedgerError> {
         let old = self.check(sequence, 0)?;
         self.check_free(n)?;
+        let mut last = self.cells(sequence).last().copied();
         for _ in 0..n {
-            if let Some(cell) = self.take() {
-                self.sequences[sequence as usize].push(cell);
-            }
+            let Some(cell) = self.take(last) else { break };
+            self.sequences[sequence as usize].push(cell);
+            last = Some(cell);
         }
         Ok(&self.sequences[sequence as usize][old..])
     }
@@ -226,10 +235,13 @@ impl Ledger {
         self.check_free(len)?;
         let sources = self.cells(from)[..len].to_vec();
         // Fresh cells are taken before `to` lets go of its own, so no copy overwrites a source.
-        let pairs: Vec<(u32, u32)> = sources
-            .into_iter()
-            .filter_map(|source| Some((source, self.take()?)))
-            .collect();
+        let mut last = None;
+        let mut pairs = Vec::with_capacity(len);
+        for source in sources {
+            let Some(fresh) = self.take(last) else { break };
+            pairs.push((source, fresh));
+            last = Some(fresh);
+        }
         self.release(to, 0);
         self.sequences[to as usize] = pairs.iter().map(|&(_, fresh)| fresh).collect();
         Ok(pairs)
@@ -276,7 +288,7 @@ impl Ledger {
         };
         for mut cell in tail {
             if self.references(cell) > 1
-                && let Some(fresh) = self.take()
+                && let Some(fresh) = self.take(self.cells(sequence).last().copied())
             {
                 self.references[cell as usize] -= 1;
                 shift.copies.push((cell, fresh));
@@ -317,19 +329,38 @@ impl Ledger {
         Ok(())
     }
 
-    /// A free cell, now held once.
-    fn take(&mut self) -> Option<u32> {
-        if let Some(Reverse(cell)) = self.free.pop() {
-            self.references[cell as usize] = 1;
-            return Some(cell);
+    /// A free cell, now held once: the one after `last`, else the first of the lowest extent that
+    /// is free, else the lowest, which keeps used ones together.
+    fn take(&mut self, last: Option<u32>) -> Option<u32> {
+        let next = last.and_then(|last| last.checked_add(1));
+        let next = next.filter(|&next| next < self.n_cells && self.references(next) == 0);
+        let cell = next
+            .or_else(|| self.free_extent())
+            .or_else(|| self.free_cell())?;
+        if cell as usize >= self.references.len() {
+            self.references.resize(cell as usize + 1, 0);
+            self.held.resize((cell / EXTENT) as usize + 1, 0);
         }
-        // A cell that was never held comes after all that were.
-        let cell = u32::try_from(self.references.len()).ok()?;
-        if cell == self.n_cells {
-            return None;
-        }
-        self.references.push(1);
+        self.references[cell as usize] = 1;
+        self.held[(cell / EXTENT) as usize] += 1;
+        self.n_held += 1;
         Some(cell)
+    }
+
+    /// The first cell of the lowest extent of which no cell is held. (The last extent may be
+    /// shorter than others.)
+    fn free_extent(&self) -> Option<u32> {
+        let free = self.held.iter().position(|&n| n == 0);
+        let extent = u32::try_from(free.unwrap_or(self.held.len())).ok()?;
+        let cell = extent.checked_mul(EXTENT)?;
+        (cell < self.n_cells).then_some(cell)
+    }
+
+    /// The lowest free cell.
+    fn free_cell(&self) -> Option<u32> {
+        let extent = self.held.iter().position(|&n| n < EXTENT)?;
+        let first = u32::try_from(extent).ok()? * EXTENT;
+        (first..self.n_cells.min(first + EXTENT)).find(|&cell| self.references(cell) == 0)
     }
 
     /// Lets the cells of an existing `sequence` from `len` on go.
@@ -337,7 +368,8 @@ impl Ledger {
         for cell in self.sequences[sequence as usize].drain(len..) {
             self.references[cell as usize] -= 1;
             if self.references[cell as usize] == 0 {
-                self.free.push(Reverse(cell));
+                self.held[(cell / EXTENT) as usize] -= 1;
+                self.n_held -= 1;
             }
         }
     }

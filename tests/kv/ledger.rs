@@ -2,10 +2,9 @@
 
 use std::collections::HashSet;
 
-use katari::kv::{KvType, Ledger, LedgerError};
+use katari::kv::{EXTENT, KvType, Ledger, LedgerError};
 use proptest::prelude::*;
 
-const N_CELLS: u32 = 24;
 const N_SEQUENCES: u32 = 4;
 
 /// What can be done to a ledger. Sequences may be one too many, lengths too long.
@@ -42,10 +41,10 @@ struct Pair {
 }
 
 impl Pair {
-    fn new() -> Self {
+    fn new(n_cells: u32) -> Self {
         Pair {
-            ledger: Ledger::new(N_CELLS, N_SEQUENCES),
-            storage: vec![(0, 0); N_CELLS as usize],
+            ledger: Ledger::new(n_cells, N_SEQUENCES),
+            storage: vec![(0, 0); n_cells as usize],
             model: vec![Vec::new(); N_SEQUENCES as usize],
             written: 0,
         }
@@ -105,7 +104,7 @@ impl Pair {
             assert_eq!(found, self.model[s as usize], "sequence {s}");
             held.extend(cells);
         }
-        for cell in 0..N_CELLS {
+        for cell in 0..self.storage.len() as u32 {
             let holders = (0..N_SEQUENCES).filter(|&s| self.ledger.cells(s).contains(&cell));
             assert_eq!(
                 self.ledger.references(cell),
@@ -113,7 +112,7 @@ impl Pair {
                 "cell {cell}"
             );
         }
-        assert_eq!(self.ledger.n_free(), N_CELLS as usize - held.len());
+        assert_eq!(self.ledger.n_free(), self.storage.len() - held.len());
     }
 }
 
@@ -121,8 +120,11 @@ proptest! {
     #![proptest_config(ProptestConfig::with_cases(512))]
 
     #[test]
-    fn ledger_does_what_the_naive_model_does(steps in prop::collection::vec(step(), 1..40)) {
-        let mut pair = Pair::new();
+    fn ledger_does_what_the_naive_model_does(
+        n_cells in 20..2 * EXTENT + 10,
+        steps in prop::collection::vec(step(), 1..40),
+    ) {
+        let mut pair = Pair::new(n_cells);
         for step in &steps {
             let before = pair.ledger.clone();
             if pair.apply(step).is_err() {
@@ -162,6 +164,29 @@ fn ledger_refuses_only_what_has_no_place() {
         ledger.clear(2),
         Err(LedgerError::NoSequence { .. })
     ));
+}
+
+#[test]
+fn sequences_that_grow_together_have_their_cells_in_runs() {
+    let (n, len) = (5, 4 * EXTENT);
+    let mut ledger = Ledger::new(n * len + EXTENT / 2, n);
+    for _ in 0..len {
+        for sequence in 0..n {
+            ledger.append(sequence, 1).unwrap();
+        }
+    }
+    for sequence in 0..n {
+        let cells = ledger.cells(sequence);
+        let gaps = cells.windows(2).filter(|pair| pair[1] != pair[0] + 1);
+        assert!(gaps.count() <= 3, "{cells:?}");
+    }
+    // What is left is given out to the last cell, whether it lies together or not.
+    ledger.truncate(2, EXTENT as usize + 5).unwrap();
+    ledger.truncate(4, 7).unwrap();
+    let free = ledger.n_free();
+    assert_eq!(ledger.append(0, free).unwrap().len(), free);
+    assert_eq!(ledger.n_free(), 0);
+    assert!(ledger.append(1, 1).is_err());
 }
 
 #[test]
