@@ -31,12 +31,28 @@ impl Ranked {
     }
 }
 
+/// Ranges of keys that [`Candidates::reach`] tells apart: by their sign, exponent and the first
+/// three bits of the fraction.
+const N_RANGES: usize = 1 << 12;
+
+/// The range of a key, in order of `f32::total_cmp`.
+fn range(key: f32) -> usize {
+    let bits = key.to_bits();
+    let ordered = match key.is_sign_negative() {
+        true => !bits,
+        false => bits | 1 << 31,
+    };
+    (ordered >> 20) as usize
+}
+
 /// The candidates, always in order of id, and buffers that steps share.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Candidates {
     list: Vec<Candidate>,
     /// What of `list` is put in another order.
     ranked: Vec<Ranked>,
+    /// `[N_RANGES]`: the probability in each range of keys.
+    ranges: Vec<f64>,
     /// `[n_vocab]`: how often an id occurs; all zero between uses.
     counts: Vec<u32>,
     /// The logarithm of the sum of the logits' exponentials, when a step asked to remember it.
@@ -45,21 +61,25 @@ pub(super) struct Candidates {
 
 impl Candidates {
     /// All drawable ids with their logits. What is not a number counts as ruled out.
-    pub fn fill(&mut self, logits: &[f32], drawable: &[bool]) {
+    ///
+    /// The first `n_first` ids are known to be drawable: usually all but a few, and looking at
+    /// each would take longer than the rest.
+    pub fn fill(&mut self, logits: &[f32], drawable: &[bool], n_first: usize) {
+        let candidate = |(&logit, id): (&f32, u32)| Candidate {
+            id,
+            logit: if logit.is_nan() {
+                f32::NEG_INFINITY
+            } else {
+                logit
+            },
+            p: 0.0,
+        };
+        let all = logits.iter().zip(0..);
         self.list.clear();
-        self.list.extend(
-            (logits.iter().zip(drawable).zip(0..))
-                .filter(|((_, drawable), _)| **drawable)
-                .map(|((&logit, _), id)| Candidate {
-                    id,
-                    logit: if logit.is_nan() {
-                        f32::NEG_INFINITY
-                    } else {
-                        logit
-                    },
-                    p: 0.0,
-                }),
-        );
+        self.list.extend(all.clone().take(n_first).map(candidate));
+        let others = all.zip(drawable).skip(n_first);
+        let drawable = others.filter_map(|(one, drawable)| drawable.then(|| candidate(one)));
+        self.list.extend(drawable);
         self.counts.resize(logits.len(), 0);
         self.log_sum = None;
     }
@@ -85,6 +105,13 @@ impl Candidates {
         if let Some(candidate) = self.get_mut(id) {
             candidate.logit = f32::NEG_INFINITY;
         }
+    }
+
+    /// The id of the highest logit, the lowest among equals.
+    pub fn likeliest(&self) -> Option<u32> {
+        let order = |a: &&Candidate, b: &&Candidate| a.logit.total_cmp(&b.logit);
+        // Of equals the last one met is the greatest.
+        self.list.iter().rev().max_by(order).map(|c| c.id)
     }
 
     /// Removes those that are not to be kept.
@@ -195,6 +222,47 @@ impl Candidates {
             piece *= 8;
         }
         last
+    }
+
+    /// The last of the candidates with the smallest keys that together reach the probability `p`,
+    /// which [`softmax`](Self::softmax) wrote; the last of all where they do not. Sorts only those
+    /// whose keys are near its.
+    pub fn reach(&mut self, p: f32, key: impl Fn(&Candidate) -> f32) -> Option<Ranked> {
+        let p = f64::from(p);
+        self.ranges.clear();
+        self.ranges.resize(N_RANGES, 0.0);
+        for c in &self.list {
+            if let Some(sum) = self.ranges.get_mut(range(key(c))) {
+                *sum += f64::from(c.p);
+            }
+        }
+        let mut sum = 0.0;
+        let reached = self.ranges.iter().position(|&of_range| {
+            let before = sum;
+            sum += of_range;
+            let reached = sum >= p && of_range > 0.0;
+            if reached {
+                sum = before;
+            }
+            reached
+        });
+        let all = self.list.iter().map(|c| Ranked {
+            key: key(c),
+            id: c.id,
+            p: c.p,
+        });
+        let Some(reached) = reached else {
+            return all.max_by(Ranked::order);
+        };
+        self.ranked.clear();
+        self.ranked.extend(all.filter(|c| range(c.key) == reached));
+        self.ranked.sort_unstable_by(Ranked::order);
+        let enough = self.ranked.iter().find(|ranked| {
+            sum += f64::from(ranked.p);
+            sum >= p
+        });
+        // Sums in another order may differ in their last bits.
+        enough.or(self.ranked.last()).copied()
     }
 
     /// The candidate that has `n` before it by `key`, without sorting.

@@ -61,6 +61,8 @@ impl<'a> Context<'a> {
 pub struct Sampler {
     params: Params,
     drawable: Arc<[bool]>,
+    /// How many ids, from 0 on, are drawable without a gap.
+    n_first: usize,
     draw: draw::Draw,
     bound: f64,
     constraint: Option<Box<dyn Constraint>>,
@@ -91,6 +93,7 @@ impl Sampler {
         Ok(Self {
             bound: params.mirostat.as_ref().map_or(0.0, Mirostat::first_bound),
             params,
+            n_first: drawable.iter().take_while(|drawable| **drawable).count(),
             drawable,
             draw: draw::Draw::new(seed),
             constraint: None,
@@ -134,7 +137,7 @@ impl Sampler {
         prompt_len: usize,
     ) -> &[Candidate] {
         let candidates = &mut self.candidates;
-        candidates.fill(logits, &self.drawable);
+        candidates.fill(logits, &self.drawable, self.n_first);
         let context = Context {
             params: &self.params,
             history,

@@ -16,8 +16,8 @@ pub fn apply(temperature: &f32, _: &Context, candidates: &mut Candidates) {
     // Below some 1e-37 quotients overflow, and only the likeliest would have a chance.
     let is_greedy = max.is_finite() && (max / temperature).is_infinite();
     if *temperature == 0.0 || is_greedy {
-        let best = candidates.nth(0, |c| -c.logit);
-        candidates.retain(|c| best.is_none_or(|best| c.id == best.id));
+        let best = candidates.likeliest();
+        candidates.retain(|c| best.is_none_or(|best| c.id == best));
     } else if *temperature != 1.0 {
         for c in candidates.iter_mut() {
             c.logit /= temperature;

@@ -12,14 +12,7 @@ pub fn apply(p: &f32, _: &Context, candidates: &mut Candidates) {
         return;
     }
     candidates.softmax();
-    let mut sum = 0.0;
-    let last = candidates.visit(
-        |c| -c.logit,
-        |ranked| {
-            sum += f64::from(ranked.p);
-            sum < f64::from(*p)
-        },
-    );
+    let last = candidates.reach(*p, |c| -c.logit);
     if let Some(last) = last {
         candidates.retain(|c| (-c.logit, c.id) <= (last.key, last.id));
     }

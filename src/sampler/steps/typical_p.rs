@@ -17,11 +17,7 @@ pub fn apply(p: &f32, _: &Context, candidates: &mut Candidates) {
         .map(|c| -c.p * c.p.ln())
         .sum();
     let distance = |c: &Candidate| (-c.p.ln() - entropy).abs();
-    let mut sum = 0.0;
-    let last = candidates.visit(distance, |ranked| {
-        sum += f64::from(ranked.p);
-        sum < f64::from(*p)
-    });
+    let last = candidates.reach(*p, distance);
     if let Some(last) = last {
         candidates.retain(|c| distance(c) <= last.key);
     }
