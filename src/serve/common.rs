@@ -8,10 +8,11 @@ use tokio::sync::SemaphorePermit;
 use tokio_stream::StreamExt;
 
 use super::answer::Answers;
-use super::fields::{self, Draft, Object, wrong};
+use super::fields::Draft;
 use super::model::Model;
 use super::refusal::Refusal;
 use super::state::Server;
+use super::values::{self, Object, wrong};
 use super::worker::Drawn;
 use crate::schedule::Finish;
 use crate::text::Message;
@@ -34,7 +35,7 @@ pub async fn read<T>(
     read_if(server, body, || Ok(()), make).await
 }
 
-/// As [`read`], for texts: nothing is made of a body while the queue is full.
+/// As [`read`], for texts: nothing is made of a JSON object while the queue is full.
 ///
 /// # Errors
 /// As [`read`]; or there is no place for a text.
@@ -60,8 +61,9 @@ async fn read_if<T>(
     let (bytes, _held) = received.map_err(|_| Refusal::TooSlow)??;
     let model = server.model()?;
     let work = || {
+        let object = parse(&bytes)?;
         check()?;
-        make(model, parse(&bytes)?)
+        make(model, object)
     };
     server.apart(work).await
 }
@@ -140,7 +142,7 @@ pub fn text<'a>(body: &'a Object, name: &str) -> Result<Option<&'a str>, Refusal
 pub fn flag(body: &Object, name: &str) -> Result<bool, Refusal> {
     match body.get(name) {
         None | Some(Value::Null) => Ok(false),
-        Some(value) => fields::flag(value).map_err(|expected| wrong(name, value, expected)),
+        Some(value) => values::flag(value).map_err(|expected| wrong(name, value, expected)),
     }
 }
 
@@ -165,7 +167,7 @@ impl Prompt {
         let one = |value: &Value| match value {
             Value::String(text) => Some(Prompt::Text(text.clone())),
             Value::Array(ids) => (ids.iter())
-                .map(fields::id)
+                .map(values::id)
                 .collect::<Option<_>>()
                 .map(Prompt::Ids),
             _ => None,

@@ -4,28 +4,26 @@
 //! spellings of one field the one named first counts. Numbers beyond a field's range are
 //! clamped to it, but `n` and token ids, which are refused there, as values of another type are.
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::endpoints::Kind;
 use super::model::Model;
 use super::order;
 use super::refusal::Refusal;
+use super::values::{
+    MAX_ENTRIES, Object, breakers, count, flag, id, is_nothing, number, schema, seed, set, strings,
+    wrong,
+};
 use crate::constrain::Rule;
 use crate::sampler::{
     self, Constraint, DynamicTemperature, Mirostat, MirostatVersion, Params, Smoothing, Step,
 };
 use crate::schedule::{Limits, Request};
 
-/// A JSON object.
-pub type Object = Map<String, Value>;
-
 /// Texts that one request may ask for.
 const MAX_TEXTS: usize = 16;
 /// Likely tokens that one request may ask for at each place.
 const MAX_LOGPROBS: usize = 100;
-/// Stop strings, banned words and biases of one request.
-const MAX_ENTRIES: usize = 1024;
-
 /// What a request says of how to write.
 pub struct Draft<'a> {
     model: &'a Model,
@@ -345,82 +343,6 @@ fn invalid(error: sampler::Invalid) -> Refusal {
     Refusal::Invalid(error.to_string())
 }
 
-/// The refusal of `name` with a value of a wrong type.
-pub fn wrong(name: &str, found: &Value, expected: &str) -> Refusal {
-    let mut found = found.to_string();
-    if found.chars().count() > 80 {
-        found = found.chars().take(80).chain("...".chars()).collect();
-    }
-    Refusal::Invalid(format!("{name}: found {found}, expected {expected}"))
-}
-
-/// Whether clients write it for a field that they do not mean.
-fn is_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(list) => list.is_empty(),
-        Value::Object(map) => map.is_empty(),
-        _ => false,
-    }
-}
-
-fn number(value: &Value) -> Result<f64, &'static str> {
-    let number = match value {
-        Value::Number(number) => number.as_f64(),
-        Value::String(text) => text.trim().parse().ok(),
-        _ => None,
-    };
-    number.filter(|n| !n.is_nan()).ok_or("a number")
-}
-
-fn set(field: &mut f32, value: &Value, min: f64, max: f64) -> Result<(), &'static str> {
-    *field = number(value)?.clamp(min, max) as f32;
-    Ok(())
-}
-
-/// A count; `None` for a negative number, which means no limit.
-fn count(value: &Value) -> Result<Option<usize>, &'static str> {
-    let number = number(value)?;
-    // A cast saturates; no count of ours is near 2^32.
-    Ok((number >= 0.0).then(|| number.min(f64::from(u32::MAX)) as usize))
-}
-
-fn seed(value: &Value) -> Result<Option<u64>, &'static str> {
-    match value.as_u64() {
-        Some(seed) => Ok(Some(seed)),
-        None => Ok(count(value)?.map(|n| n as u64)),
-    }
-}
-
-/// Whether it is so; clients write all sorts.
-pub fn flag(value: &Value) -> Result<bool, &'static str> {
-    match value {
-        Value::Bool(flag) => Ok(*flag),
-        Value::Number(_) => Ok(number(value)? != 0.0),
-        Value::String(text) if text == "true" || text == "false" => Ok(text == "true"),
-        _ => Err("true or false"),
-    }
-}
-
-/// A string or several; empty ones count for nothing.
-pub fn strings(value: &Value) -> Result<Vec<String>, &'static str> {
-    const EXPECTED: &str = "a string, or at most 1024 of them";
-    let list = match value {
-        Value::String(text) => vec![text.clone()],
-        Value::Array(list) => (list.iter())
-            .map(|item| item.as_str().map(str::to_string))
-            .collect::<Option<_>>()
-            .ok_or(EXPECTED)?,
-        _ => return Err(EXPECTED),
-    };
-    let list: Vec<String> = list.into_iter().filter(|text| !text.is_empty()).collect();
-    match list.len() <= MAX_ENTRIES {
-        true => Ok(list),
-        false => Err(EXPECTED),
-    }
-}
-
 /// `{"id": bias}` or `[[id or text, bias or false]]`; false bans.
 fn biases(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
     const EXPECTED: &str = "biases by token id, at most 1024";
@@ -461,11 +383,6 @@ fn biases(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A token id.
-pub fn id(value: &Value) -> Option<u32> {
-    value.as_u64().and_then(|id| u32::try_from(id).ok())
-}
-
 /// As koboldcpp has it: what is out of range counts for nothing.
 fn slope(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
     let slope = number(value)? as f32;
@@ -498,19 +415,6 @@ fn bans(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
     Ok(())
 }
 
-/// A JSON schema, or JSON of one.
-fn schema(value: &Value) -> Result<Value, &'static str> {
-    const EXPECTED: &str = "a JSON schema";
-    let schema = match value {
-        Value::String(text) => serde_json::from_str(text).map_err(|_| EXPECTED)?,
-        value => value.clone(),
-    };
-    match schema {
-        Value::Object(_) | Value::Bool(true) => Ok(schema),
-        _ => Err(EXPECTED),
-    }
-}
-
 /// `{"type": "text" | "json_object" | "json_schema", ...}`; the schema stands in `schema` or, as
 /// OpenAI has it, in `json_schema.schema`.
 fn response_format(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static str> {
@@ -524,13 +428,4 @@ fn response_format(draft: &mut Draft<'_>, value: &Value) -> Result<(), &'static 
         }
         _ => Err("{\"type\": ...} of text, json_object or json_schema with its schema"),
     }
-}
-
-/// Strings, or JSON of a list of them.
-fn breakers(value: &Value) -> Result<Vec<String>, &'static str> {
-    let list = match value {
-        Value::String(text) => serde_json::from_str(text).unwrap_or_else(|_| value.clone()),
-        _ => value.clone(),
-    };
-    strings(&list)
 }

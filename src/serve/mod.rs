@@ -11,7 +11,7 @@
 //!
 //! `endpoints.rs` makes the router and the document at `/openapi.json` of one list;
 //! `page.rs` is the page for people, a story editor and a chat.
-//! `fields.rs` is the table of all spellings of all fields; `worker.rs` the thread that owns the
+//! `fields.rs` is the table of all spellings of all fields, `values.rs` what their values say; `worker.rs` the thread that owns the
 //! engine; `guard.rs` who may ask. Nothing that a request says reaches the disk: no endpoint
 //! takes a path, and the model is the one of the command line.
 
@@ -35,6 +35,7 @@ mod state;
 #[cfg(test)]
 mod tests;
 mod turns;
+mod values;
 mod worker;
 
 use std::net::SocketAddr;

@@ -17,10 +17,11 @@ use super::common::{
     self, Asked, Prompt, ask, finish_reason, probabilities, text, unique, unix_time,
 };
 use super::endpoints::{About, Answer, Endpoints, Kind};
-use super::fields::{Draft, Object};
+use super::fields::Draft;
 use super::model::Model;
 use super::refusal::{Dialect, Refusal};
 use super::state::Server;
+use super::values::Object;
 use super::worker::{Drawn, News};
 use crate::schedule::{Logprobs, Timings};
 

@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use serde_json::Value;
 
-use super::fields::strings;
+use super::values::strings;
 use crate::sampler::Step;
 
 /// What only makes tokens more or less likely, before anything is left out.

@@ -119,6 +119,9 @@ fn a_full_queue_is_503_and_dropped_connections_make_room() {
         (refused.status, &refused.json()["detail"]["type"]),
         (503, &json!("service_unavailable"))
     );
+    // What will never be an answer is not to be asked for again.
+    let malformed = server.request("POST", "/v1/completions", &[], "{");
+    assert_eq!(malformed.status, 400, "{}", malformed.body);
     drop(writing);
     drop(waiting);
     let reply = wait_for(|| {
