@@ -94,6 +94,8 @@ fn sixty_four_clients_for_five_minutes() {
     let (end, count) = (std::time::Instant::now(), AtomicUsize::new(0));
     let [whole, dropped, refused] = [const { AtomicUsize::new(0) }; 3];
     let early = AtomicU64::new(0);
+    // Kilobytes after each tenth of the time.
+    let mut course = Vec::new();
     std::thread::scope(|scope| {
         for _ in 0..64 {
             scope.spawn(|| {
@@ -124,6 +126,10 @@ fn sixty_four_clients_for_five_minutes() {
                 }
             });
         }
+        for _ in 0..10 {
+            std::thread::sleep(std::time::Duration::from_secs(seconds) / 10);
+            course.push(resident(&server).unwrap_or(0));
+        }
     });
     wait_for(|| {
         let slots = server.get("/slots").json();
@@ -133,7 +139,7 @@ fn sixty_four_clients_for_five_minutes() {
     let (early, late) = (early.into_inner(), resident(&server).unwrap_or(0));
     println!(
         "{whole:?} texts as they are alone, {dropped:?} dropped, {refused:?} refused; \
-         {early} kB after 1000 requests, {late} kB at the end"
+         {early} kB after 1000 requests, then {course:?}, {late} kB at the end"
     );
     assert!(whole.into_inner() > 100 && refused.into_inner() > 0);
     // What an allocator keeps is no leak; a text left behind by each request would be far more.
