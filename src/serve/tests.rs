@@ -148,18 +148,19 @@ fn bodies_take_no_more_together_than_they_may() {
     serving_within(limits, |address| {
         let head = "POST /tokenize HTTP/1.1\r\nHost: x\r\nConnection: close\r\n";
         let almost = format!("{head}Content-Length: 1000\r\n\r\n{}", " ".repeat(999));
-        let held: Vec<TcpStream> = (0..16)
-            .map(|_| {
-                let mut stream = TcpStream::connect(address).unwrap();
-                stream.write_all(almost.as_bytes()).unwrap();
-                stream
-            })
-            .collect();
+        let hold = || {
+            let mut stream = TcpStream::connect(address).unwrap();
+            stream.write_all(almost.as_bytes()).unwrap();
+            stream
+        };
+        let mut held: Vec<TcpStream> = (0..16).map(|_| hold()).collect();
         let small = format!("{head}Content-Length: 100\r\n\r\n{}", " ".repeat(100));
         let reply = || ask(address, &[&small], Duration::ZERO);
         let start = Instant::now();
         while !reply().contains("the server is busy") {
             assert!(start.elapsed() < 20 * SHORT);
+            // One may have come while the small one was held, and so have found no room.
+            held.push(hold());
         }
         drop(held);
         while !reply().contains("the model is being loaded") {
