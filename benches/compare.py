@@ -14,7 +14,8 @@ llama-bench of ik_llama.cpp, which is asked to lay weights anew when it loads th
 either katari is measured alone.
 
 `quantize` times `katari quantize` on a checkpoint folder, `llama-quantize` on the same weights as
-an F16 GGUF (which katari makes first, in --work), and `dd` moving as many bytes in and out.
+an F16 GGUF (which katari makes first, in --work), and `dd` moving as many bytes in and out, each
+after its input was read once, so that it comes from memory.
 
 `threads` runs `katari bench` on 1 and 2 threads and holds the gain against that of a loop in
 registers.
@@ -182,6 +183,15 @@ def differences(one, other):
     return sum(not same(name) for name in names), len(names)
 
 
+def read(path):
+    """Reads a file, or a folder's files, so that what reads them next finds them in memory."""
+    paths = [os.path.join(path, name) for name in os.listdir(path)] if os.path.isdir(path) else [path]
+    for path in paths:
+        with open(path, "rb", buffering=0) as file:
+            while file.read(16 << 20):
+                pass
+
+
 def quantize(args):
     work = args.work
     os.makedirs(work, exist_ok=True)
@@ -195,6 +205,7 @@ def quantize(args):
     for file_type in args.types:
         ours, theirs, copies, differing = [], [], [], ""
         for _ in range(args.rounds):
+            read(args.checkpoint)
             ours.append(call(args, [
                 args.katari, "quantize", args.checkpoint, "--type", file_type, "-o", out, "--force",
                 "--threads", args.threads, *tokenizer,
@@ -202,6 +213,7 @@ def quantize(args):
             written = os.path.getsize(out)
             if args.llama:
                 tool, other = os.path.join(args.llama, "llama-quantize"), out + ".llama"
+                read(f16)
                 theirs.append(call(args, [tool, f16, other, file_type, args.threads])[1])
                 if len(theirs) == 1:
                     differing = "%d of %d" % differences(out, other)
@@ -209,6 +221,7 @@ def quantize(args):
             os.remove(out)
             # As katari does, dd ends when the disk has the bytes.
             count = written >> 20
+            read(f16)
             copies.append(
                 call(args, ["dd", f"if={f16}", "of=/dev/null", "bs=1M"])[1]
                 + call(args, ["dd", f"if={f16}", f"of={out}", "bs=1M", f"count={count}", "conv=fsync"])[1]
