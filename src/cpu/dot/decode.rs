@@ -109,17 +109,17 @@ impl Multiply for Avx2 {
                     in_order();
                     unroll!(N / rounds(N), E => {
                         let e = E * rounds(N) + R;
-                        let x = q.add(e * STEPS + T);
+                        let x = q.add(e * STEPS);
                         let w = [
                             B::unpack::<__m256i>(block, 0, g + e, T),
                             B::unpack::<__m256i>(block, 1, g + e, T),
                         ];
                         if B::CHAIN == 1 {
-                            short[e] = signed(w, x);
+                            short[e] = signed(w, x.add(T));
                         } else if T % B::CHAIN == 0 {
-                            short[e] = first(w, x);
+                            short[e] = first::<T>(w, x);
                         } else {
-                            next(&mut short[e], w, x);
+                            next::<T>(&mut short[e], w, x);
                         }
                         if T % B::CHAIN == B::CHAIN - 1 {
                             for i in 0..2 {

@@ -130,7 +130,7 @@ unsafe fn signed_sums<const N: usize>(
         for (part, q) in parts.iter().zip([q, q.add(STEPS)]) {
             unroll!(STEPS, T => {
                 for c in 0..N {
-                    wide(&mut sums[c], part.q[T], q.add(c * stride + T));
+                    wide::<T>(&mut sums[c], part.q[T], q.add(c * stride));
                 }
             });
         }
@@ -168,11 +168,11 @@ unsafe fn group_sums<B: Unpack, const N: usize>(
         unroll!(STEPS, T => {
             let w = group.q[T];
             for c in 0..N {
-                let x = q.add(c * stride + T);
+                let x = q.add(c * stride);
                 if T % B::CHAIN == 0 {
-                    short[c] = first(w, x);
+                    short[c] = first::<T>(w, x);
                 } else {
-                    next(&mut short[c], w, x);
+                    next::<T>(&mut short[c], w, x);
                 }
             }
             if T % B::CHAIN == B::CHAIN - 1 {
