@@ -14,6 +14,8 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 use std::time::Instant;
 
+use rayon::prelude::*;
+
 pub use request::{
     Event, Finish, Limits, Logprobs, Request, RequestId, ScheduleError, Timings, WhenContextIsFull,
 };
@@ -51,6 +53,8 @@ struct Slot<'a> {
     last_used: u64,
     /// How many tokens of it the pass being formed holds.
     fed: usize,
+    /// Which row of the pass's logits is its.
+    output: Option<usize>,
 }
 
 /// Requests on one engine.
@@ -66,9 +70,8 @@ pub struct Schedule<'a> {
     slots: Vec<Slot<'a>>,
     submitted: u64,
     steps: u64,
-    /// The pass being formed, and whose each output is; kept to allocate nothing while decoding.
+    /// The pass being formed; kept to allocate nothing while decoding.
     feeds: Vec<Feed>,
-    outputs: Vec<usize>,
 }
 
 impl<'a> Schedule<'a> {
@@ -89,7 +92,6 @@ impl<'a> Schedule<'a> {
             submitted: 0,
             steps: 0,
             feeds: Vec::new(),
-            outputs: Vec::new(),
             session,
         }
     }
@@ -183,10 +185,20 @@ impl<'a> Schedule<'a> {
                 slot.last_used = self.steps;
             }
         }
-        for (&sequence, logits) in self.outputs.iter().zip(logits.rows()) {
-            let slot = &mut self.slots[sequence];
-            if let Some(writer) = &mut slot.writer
-                && let Some(finish) = writer.draw(logits, now, sink)
+        let draw = |slot: &mut Slot<'_>| {
+            let row = slot.output.and_then(|i| logits.row(i));
+            if let (Some(writer), Some(logits)) = (&mut slot.writer, row) {
+                writer.draw(logits);
+            }
+        };
+        // Each draws from its own logits, whatever the others do.
+        match logits.rows().len() {
+            0 | 1 => self.slots.iter_mut().for_each(draw),
+            _ => self.slots.par_iter_mut().for_each(draw),
+        }
+        for slot in &mut self.slots {
+            if let (Some(writer), Some(_)) = (&mut slot.writer, slot.output)
+                && let Some(finish) = writer.take(now, sink)
             {
                 slot.end(finish, now, sink);
             }
@@ -320,7 +332,7 @@ impl<'a> Schedule<'a> {
     /// Fills `feeds`: a token of each that writes, and a fair share of each prompt.
     fn form_batch(&mut self) {
         self.feeds.clear();
-        self.outputs.clear();
+        let mut n_outputs = 0;
         let writers = || self.slots.iter().filter_map(|slot| slot.writer.as_ref());
         let n_writing = writers().filter(|w| w.is_writing()).count();
         let mut n_prompts = writers().count() - n_writing;
@@ -333,7 +345,7 @@ impl<'a> Schedule<'a> {
         let first = (self.steps % n.max(1) as u64) as usize;
         for sequence in (first..n).chain(0..first) {
             let slot = &mut self.slots[sequence];
-            slot.fed = 0;
+            (slot.fed, slot.output) = (0, None);
             let Some(writer) = &slot.writer else {
                 continue;
             };
@@ -351,7 +363,8 @@ impl<'a> Schedule<'a> {
                 wants_logits: i == last,
             }));
             if slot.fed > last {
-                self.outputs.push(sequence);
+                slot.output = Some(n_outputs);
+                n_outputs += 1;
             }
         }
     }

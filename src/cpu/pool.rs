@@ -1,8 +1,10 @@
 //! Threads that wait for work: a pass has hundreds of short parallel regions, so handing one over
 //! must take microseconds. Workers spin briefly after each, then park.
 //!
-//! Work is a range of items taken in chunks from one counter, since cores differ in speed and
-//! others use them too. What an item computes never depends on who takes it.
+//! Work is a range of items in as many parts as threads. A thread takes its own part in chunks, one
+//! after the other, so that it reads memory in one stream; then it helps with the others' parts,
+//! since cores differ in speed and others use them too. What an item computes never depends on who
+//! takes it.
 
 use std::any::Any;
 use std::cell::UnsafeCell;
@@ -19,6 +21,14 @@ const SPIN: Duration = Duration::from_micros(100);
 
 /// Spins of the caller before it gives its core away while it waits for the last worker.
 const CALLER_SPINS: u32 = 5_000;
+
+/// Parts of a range at most; where there are more threads, some share one.
+const MAX_PARTS: usize = 16;
+
+/// What is to be taken next of a part, in a cache line of its own (two, which some processors fetch
+/// together).
+#[repr(align(128))]
+struct Next(AtomicUsize);
 
 /// A job with its lifetime erased; see [`Pool::broadcast`] for why it never dangles.
 type Job = *const (dyn Fn() + Sync);
@@ -92,22 +102,32 @@ impl Pool {
     /// returns when every item is done. A panic in `body` is raised here once all have stopped.
     pub(super) fn for_each(&self, n: usize, grain: usize, body: impl Fn(Range<usize>) + Sync) {
         let grain = grain.max(1);
-        let next = AtomicUsize::new(0);
-        let take = || {
-            loop {
-                // Cannot overflow: each thread adds at most once beyond `n`.
-                let start = next.fetch_add(grain, Ordering::Relaxed);
-                if start >= n {
-                    break;
-                }
+        if self.workers.is_empty() || n <= grain {
+            for start in (0..n).step_by(grain) {
                 body(start..n.min(start + grain));
             }
-        };
-        if self.workers.is_empty() || n <= grain {
-            take();
-        } else {
-            self.broadcast(&take);
+            return;
         }
+        let n_parts = self.threads().min(MAX_PARTS);
+        let n_ranges = n.div_ceil(grain);
+        let first_of = |part: usize| part * n_ranges / n_parts;
+        let next: [Next; MAX_PARTS] =
+            std::array::from_fn(|part| Next(AtomicUsize::new(first_of(part))));
+        let came = AtomicUsize::new(0);
+        self.broadcast(&|| {
+            let own = came.fetch_add(1, Ordering::Relaxed);
+            for part in (0..n_parts).map(|i| (own + i) % n_parts) {
+                let end = first_of(part + 1);
+                // A look before each: threads that end together would hold each other up.
+                while next[part].0.load(Ordering::Relaxed) < end {
+                    // Cannot overflow: each thread adds at most once beyond the end.
+                    let i = next[part].0.fetch_add(1, Ordering::Relaxed);
+                    if i < end {
+                        body(i * grain..n.min((i + 1) * grain));
+                    }
+                }
+            }
+        });
     }
 
     /// Calls `job` once on every thread and returns when all calls have.

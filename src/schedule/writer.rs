@@ -27,6 +27,8 @@ pub(super) struct Writer<'a> {
     eos: Vec<u32>,
     limits: Limits,
     sampler: Sampler,
+    /// What was drawn and not taken yet.
+    drawn: Option<Drawn<'a>>,
     logprobs: Option<usize>,
     drawable: Arc<[bool]>,
     stream: TextStream<'a>,
@@ -58,6 +60,7 @@ impl<'a> Writer<'a> {
             limits: request.limits,
             sampler: Sampler::new(request.sampling, Arc::clone(&drawable), request.seed)?
                 .constrained(request.constraint),
+            drawn: None,
             logprobs: request.logprobs,
             drawable,
             stream: tokenizer.stream_after(&request.prompt),
@@ -113,35 +116,38 @@ impl<'a> Writer<'a> {
         }
     }
 
-    /// Draws the token after the last one, from `logits` `[n_vocab]`; says why the text ends
-    /// if it does.
-    pub fn draw(
+    /// Draws the token after the last one, from `logits` `[n_vocab]`.
+    pub fn draw(&mut self, logits: &[f32]) {
+        let before = (self.phrases.any()).then(|| (self.sampler.mark(), self.stream.clone()));
+        let token = self.sampler.sample(logits, &self.history, self.prompt_len);
+        self.drawn = token.map(|token| Drawn {
+            token,
+            logprobs: (self.logprobs).map(|n| logprobs(logits, &self.drawable, token, n)),
+            text: String::new(),
+            before,
+        });
+    }
+
+    /// Takes the token that was [drawn](Self::draw); says why the text ends if it does.
+    pub fn take(
         &mut self,
-        logits: &[f32],
         now: Instant,
         sink: &mut dyn FnMut(RequestId, Event),
     ) -> Option<Finish> {
         self.prompted.get_or_insert(now);
-        let before = (self.phrases.any()).then(|| (self.sampler.mark(), self.stream.clone()));
-        let drawn = self.sampler.sample(logits, &self.history, self.prompt_len);
-        let Some(token) = drawn else {
+        let Some(mut drawn) = self.drawn.take() else {
             return Some(match self.sampler.over() {
                 Some(Over::Whole) => Finish::Eos,
                 Some(Over::Failed(why)) => Finish::ConstraintFailed(why.clone()),
                 None => Finish::NothingToDraw,
             });
         };
-        if self.eos.contains(&token) {
+        if self.eos.contains(&drawn.token) {
             return Some(Finish::Eos);
         }
-        self.history.push(token);
-        self.todo.push(token);
-        let drawn = Drawn {
-            token,
-            logprobs: (self.logprobs).map(|n| logprobs(logits, &self.drawable, token, n)),
-            text: self.stream.push(token).to_string(),
-            before,
-        };
+        self.history.push(drawn.token);
+        self.todo.push(drawn.token);
+        drawn.text = self.stream.push(drawn.token).to_string();
         if let Some((began, n)) = self.phrases.push(drawn) {
             self.take_back(began, n);
             return (self.taken_back > MAX_TAKEN_BACK).then_some(Finish::NothingToDraw);
