@@ -13,6 +13,7 @@ use super::activation::{GROUP, RowMut, Rows};
 use super::dot::float::Floats;
 use super::dot::{Weights, pack};
 use super::isa::{Isa, Kernels, Product};
+use super::linear::PANEL;
 use super::pages::Pages;
 use super::{Cpu, Pool};
 use crate::ops::DeviceError;
@@ -20,14 +21,15 @@ use crate::ops::DeviceError;
 /// Values that a thread reads at once: 1 MiB, far more than handing it over costs.
 const STREAM_ITEM: usize = (1 << 20) / size_of::<u64>();
 
-/// Width of the weights and activations of [`Limits::multiply`]: a panel of [`TILE_ROWS`] of them,
+/// Width of the weights and activations of [`Limits::multiply`]: a panel of [`pack::ROWS`] of them,
 /// unpacked, stays in a first-level cache.
 const WIDTH: usize = 1024;
-/// Weight rows of that tile: one panel, where rows are interleaved.
-const TILE_ROWS: usize = pack::ROWS;
+/// Weight rows of that tile, as a linear takes them at once: what is done to activations for all
+/// of them counts no more than there.
+const TILE_ROWS: usize = PANEL;
 /// Rows of activations that it is multiplied with: so many that unpacking the weights, which is
 /// done once for all of them, hardly counts, and not more than a second-level cache holds.
-const TOKENS: usize = 512;
+const TOKENS: usize = 256;
 
 /// How long each rate is measured at least; short against a pass, long against a time slice.
 const AT_LEAST: Duration = Duration::from_millis(200);
@@ -279,8 +281,11 @@ impl Tile {
         let weights: Vec<f32> = values(TILE_ROWS * WIDTH).collect();
         format.quantize(&weights, &mut tile.weights);
         if let (Product::Int(_), 2..) = (kernels.product(format), kernels.isa().panel()) {
-            let rows = std::mem::replace(&mut tile.weights, vec![0; TILE_ROWS * row_bytes(format)]);
-            pack::pack(format, &rows, row_bytes(format), &mut tile.weights);
+            let rows = tile.weights.clone();
+            let panel = pack::ROWS * row_bytes(format);
+            for (rows, out) in rows.chunks(panel).zip(tile.weights.chunks_mut(panel)) {
+                pack::pack(format, rows, row_bytes(format), out);
+            }
         }
         kernels.math().quantize_row(
             &floats,
