@@ -83,8 +83,8 @@ impl Isa {
     /// [`pack`](dot::pack) does; 1 where they take them as they lie.
     pub(super) const fn panel(self) -> usize {
         match self {
-            Isa::Avx2 | Isa::Avx2Vnni | Isa::Avx512Vnni => dot::pack::ROWS,
-            _ => 1,
+            Isa::Scalar => 1,
+            _ => dot::pack::ROWS,
         }
     }
 

@@ -1,5 +1,5 @@
-//! The scales of `q4_k` and `q5_k` on x86.
-#![cfg(target_arch = "x86_64")]
+//! The scales of `q4_k` and `q5_k`.
+#![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 
 use super::unpack::*;
 use super::wide::Wide;
@@ -33,12 +33,12 @@ impl<V: Wide> Scales<V> for KScales<V> {
                 word::<V>(block, i, 2),
                 word::<V>(block, i, 3),
             );
-            let (six, top) = (V::splat8(63), V::splat8(0x30));
+            let six = V::splat8(63);
             KScales {
                 d,
                 dmin,
-                scale: [a.and(six), nibbles(c, false).or(a.shift16(-2).and(top))],
-                min: [b.and(six), nibbles(c, true).or(b.shift16(-2).and(top))],
+                scale: [a.and(six), c.nibbles_below(false, a, 6, 2)],
+                min: [b.and(six), c.nibbles_below(true, b, 6, 2)],
             }
         }
     }
@@ -50,7 +50,7 @@ impl<V: Wide> Scales<V> for KScales<V> {
     #[inline(always)]
     unsafe fn scale(&self, g: usize) -> V::Floats {
         // SAFETY: by this function's contract.
-        unsafe { V::mul(self.d, byte(self.scale[g / 4], g % 4)) }
+        unsafe { V::mul(self.d, self.scale[g / 4].byte(g % 4)) }
     }
 
     /// `dmin m` of group `g`.
@@ -60,16 +60,6 @@ impl<V: Wide> Scales<V> for KScales<V> {
     #[inline(always)]
     unsafe fn min(&self, g: usize) -> V::Floats {
         // SAFETY: by this function's contract.
-        unsafe { V::mul(self.dmin, byte(self.min[g / 4], g % 4)) }
+        unsafe { V::mul(self.dmin, self.min[g / 4].byte(g % 4)) }
     }
-}
-
-/// Byte `i` of each lane, as f32.
-///
-/// # Safety
-/// The instruction set.
-#[inline(always)]
-unsafe fn byte<V: Wide>(v: V, i: usize) -> V::Floats {
-    // SAFETY: by this function's contract.
-    unsafe { v.shift32(-8 * i as i32).and(V::splat32(255)).to_floats() }
 }

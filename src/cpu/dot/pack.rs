@@ -1,4 +1,4 @@
-//! Rows interleaved: what the kernels of x86 read in place of rows as they lie.
+//! Rows interleaved: what all kernels but the scalar ones read in place of rows as they lie.
 //!
 //! 16 rows are a panel. Their blocks at one place of the row follow one another, cut into
 //! words of four bytes: a word of all 16 rows, another, and so on, in the order in which they are

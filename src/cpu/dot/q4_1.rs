@@ -6,9 +6,9 @@ use super::Groups;
 
 impl Groups for BlockQ4_1 {}
 
-/// x86.
-#[cfg(target_arch = "x86_64")]
-mod x86 {
+/// From panels.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod panel {
     use super::BlockQ4_1;
     use crate::cpu::dot::unpack::*;
     use crate::cpu::dot::wide::Wide;
@@ -21,7 +21,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn unpack<V: Wide>(block: *const u8, i: usize, _g: usize, t: usize) -> V {
             // SAFETY: by the trait's contract.
-            unsafe { split_nibbles(field(block, 4), i, t) }
+            unsafe { word::<V>(field(block, 4), i, t % 4).nibbles(t >= 4) }
         }
     }
 }

@@ -6,9 +6,9 @@ use super::Groups;
 
 impl Groups for BlockQ4K {}
 
-/// x86.
-#[cfg(target_arch = "x86_64")]
-mod x86 {
+/// From panels.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod panel {
     use super::BlockQ4K;
     use crate::cpu::dot::k::KScales;
     use crate::cpu::dot::unpack::*;
@@ -24,7 +24,7 @@ mod x86 {
         #[inline(always)]
         unsafe fn unpack<V: Wide>(block: *const u8, i: usize, g: usize, t: usize) -> V {
             // SAFETY: by the trait's contract.
-            unsafe { nibbles(word(block, i, 4 + g / 2 * 8 + t), g % 2 == 1) }
+            unsafe { word::<V>(block, i, 4 + g / 2 * 8 + t).nibbles(g % 2 == 1) }
         }
     }
 }

@@ -6,9 +6,9 @@ use super::Groups;
 
 impl Groups for BlockQ5_0 {}
 
-/// x86.
-#[cfg(target_arch = "x86_64")]
-mod x86 {
+/// From panels.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod panel {
     use super::BlockQ5_0;
     use crate::cpu::dot::unpack::*;
     use crate::cpu::dot::wide::Wide;
@@ -22,8 +22,8 @@ mod x86 {
         unsafe fn unpack<V: Wide>(block: *const u8, i: usize, _g: usize, t: usize) -> V {
             // SAFETY: by the trait's contract.
             unsafe {
-                let four = split_nibbles::<V>(field(block, 6), i, t);
-                four.or(word::<V>(field(block, 2), i, 0).fifth_bits(t))
+                let four = word::<V>(field(block, 6), i, t % 4);
+                four.nibbles_below_fifth(t >= 4, word(field(block, 2), i, 0), t)
             }
         }
     }

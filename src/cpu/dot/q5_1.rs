@@ -6,9 +6,9 @@ use super::Groups;
 
 impl Groups for BlockQ5_1 {}
 
-/// x86.
-#[cfg(target_arch = "x86_64")]
-mod x86 {
+/// From panels.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod panel {
     use super::BlockQ5_1;
     use crate::cpu::dot::unpack::*;
     use crate::cpu::dot::wide::Wide;
@@ -22,8 +22,8 @@ mod x86 {
         unsafe fn unpack<V: Wide>(block: *const u8, i: usize, _g: usize, t: usize) -> V {
             // SAFETY: by the trait's contract.
             unsafe {
-                let four = split_nibbles::<V>(field(block, 8), i, t);
-                four.or(word::<V>(block, i, 1).fifth_bits(t))
+                let four = word::<V>(field(block, 8), i, t % 4);
+                four.nibbles_below_fifth(t >= 4, word(block, i, 1), t)
             }
         }
     }

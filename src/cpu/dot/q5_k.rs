@@ -6,9 +6,9 @@ use super::Groups;
 
 impl Groups for BlockQ5K {}
 
-/// x86.
-#[cfg(target_arch = "x86_64")]
-mod x86 {
+/// From panels.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod panel {
     use super::BlockQ5K;
     use crate::cpu::dot::k::KScales;
     use crate::cpu::dot::unpack::*;
@@ -28,10 +28,8 @@ mod x86 {
             // SAFETY: by the trait's contract.
             unsafe {
                 let at = if g < 2 { 5 + 2 * t } else { 12 + g / 2 * 8 + t };
-                let four = nibbles(word::<V>(block, i, at), g % 2 == 1);
-                // Bit g of each byte to bit 4; which bits come in from the side is masked.
-                let bits = word::<V>(block, i, 4 + 2 * t).shift16(4 - g as i32);
-                four.or(bits.and(V::splat8(16)))
+                let four = word::<V>(block, i, at);
+                four.nibbles_below(g % 2 == 1, word(block, i, 4 + 2 * t), g, 1)
             }
         }
     }

@@ -15,9 +15,9 @@ impl Groups for BlockQ6K {
     }
 }
 
-/// x86.
-#[cfg(target_arch = "x86_64")]
-mod x86 {
+/// From panels.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod panel {
     use super::BlockQ6K;
     use crate::cpu::dot::unpack::*;
     use crate::cpu::dot::wide::Wide;
@@ -54,19 +54,9 @@ mod x86 {
         }
 
         #[inline(always)]
-        unsafe fn factors(&self, g: usize) -> V {
+        unsafe fn factors(&self, g: usize) -> V::Factors {
             // SAFETY: by the trait's contract.
-            unsafe {
-                // Bytes 0 and 1 of a row for an even group, 2 and 3 for an odd one, moved to the
-                // tops of two i16 and from there down with their signs.
-                let four = self.factors[g / 2];
-                let (first, second) = if g.is_multiple_of(2) {
-                    (four.shift32(8), four.shift32(16))
-                } else {
-                    (four.shift32(-8), four)
-                };
-                first.blend16(second).down16(8)
-            }
+            unsafe { self.factors[g / 2].factors(g % 2 == 1) }
         }
     }
 
@@ -86,10 +76,8 @@ mod x86 {
             unsafe {
                 let half = field(block, 18 + g / 4 * 96);
                 let at = if g.is_multiple_of(2) { 2 * t } else { 16 + t };
-                let four = nibbles(word::<V>(half, i, at), g % 4 >= 2);
-                let bits = word::<V>(half, i, 2 * t + 1);
-                let bits = bits.shift16(4 - 2 * (g % 4) as i32);
-                four.or(bits.and(V::splat8(0x30)))
+                let (four, two) = (word::<V>(half, i, at), word(half, i, 2 * t + 1));
+                four.nibbles_below(g % 4 >= 2, two, 2 * (g % 4), 2)
             }
         }
     }

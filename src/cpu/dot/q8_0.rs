@@ -6,9 +6,9 @@ use super::Groups;
 
 impl Groups for BlockQ8_0 {}
 
-/// x86.
-#[cfg(target_arch = "x86_64")]
-mod x86 {
+/// From panels.
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
+mod panel {
     use super::BlockQ8_0;
     use crate::cpu::dot::unpack::*;
     use crate::cpu::dot::wide::Wide;

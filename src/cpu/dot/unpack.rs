@@ -1,6 +1,6 @@
-//! How the formats are taken apart on x86, for all of its tables: a register of weights at a time,
-//! as [`pack`](super::pack) lays them, a row in each i32.
-#![cfg(target_arch = "x86_64")]
+//! How the formats are taken apart, for all tables but the scalar one: a register of weights at a
+//! time, as [`pack`](super::pack) lays them, a row in each i32.
+#![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 
 use super::Groups;
 use super::pack;
@@ -33,18 +33,17 @@ pub(in crate::cpu) trait Scales<V: Wide>: Copy {
         unsafe { V::zeros() }
     }
 
-    /// For formats with factors those of group `g`: two i16 for each of the rows.
+    /// For formats with factors those of group `g`: two for each of the rows.
     ///
     /// # Safety
     /// The instruction set.
     #[inline(always)]
-    unsafe fn factors(&self, _g: usize) -> V {
-        // SAFETY: by this function's contract.
-        unsafe { V::zero() }
+    unsafe fn factors(&self, _g: usize) -> V::Factors {
+        unreachable!("the format has no factors")
     }
 }
 
-/// A quantised format on x86. `block` points to the blocks of a panel, of whose rows part `i` is
+/// A quantised format. `block` points to the blocks of a panel, of whose rows part `i` is
 /// taken; groups and steps are constants wherever these are called.
 pub(in crate::cpu) trait Unpack: Groups {
     /// What is to be subtracted from the unpacked integers; 0 where they are signed.
@@ -167,28 +166,4 @@ pub(super) unsafe fn halfs<V: Wide>(at: *const u8, i: usize) -> V::Floats {
 #[inline(always)]
 pub(super) fn field(block: *const u8, bytes: usize) -> *const u8 {
     block.wrapping_add(bytes * pack::ROWS)
-}
-
-/// The low nibbles of each byte, or the high ones.
-///
-/// # Safety
-/// The instruction set.
-#[inline(always)]
-pub(super) unsafe fn nibbles<V: Wide>(bytes: V, high: bool) -> V {
-    // SAFETY: by this function's contract.
-    unsafe {
-        let shifted = if high { bytes.shift16(-4) } else { bytes };
-        shifted.and(V::splat8(15))
-    }
-}
-
-/// Step `t` of groups of 32 whose first 16 values are the low nibbles of 16 bytes and whose last
-/// the high.
-///
-/// # Safety
-/// The instruction set; four words are readable.
-#[inline(always)]
-pub(super) unsafe fn split_nibbles<V: Wide>(words: *const u8, i: usize, t: usize) -> V {
-    // SAFETY: by this function's contract.
-    unsafe { nibbles(word::<V>(words, i, t % 4), t >= 4) }
 }

@@ -5,7 +5,8 @@
 
 use std::arch::x86_64::*;
 
-use super::panel::{Group, Micro, ROWS, Tile, WIDE, beginnings, run, spread};
+use super::panel::{Tile, WIDE, run};
+use super::x86::{Group, Kernel, ROWS, beginnings, spread};
 use crate::cpu::activation::Rows;
 use crate::cpu::dot::Weights;
 use crate::cpu::dot::step::{first, next, wide};
@@ -29,7 +30,7 @@ pub(in crate::cpu) unsafe fn prefill<B: Unpack>(
 /// The microkernel.
 enum Avx2 {}
 
-impl Micro for Avx2 {
+impl Kernel for Avx2 {
     type V = __m256i;
     const UNSIGNED: bool = false;
     const WIDENS: bool = true;

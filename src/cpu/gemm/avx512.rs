@@ -3,10 +3,11 @@
 
 use std::arch::x86_64::*;
 
-use super::panel::{Group, Micro, Tile, WIDE, beginnings, run};
+use super::panel::{Tile, WIDE, run};
+use super::x86::{Group, Kernel, beginnings};
 use crate::cpu::activation::Rows;
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::decode::offset;
+use crate::cpu::dot::decode::x86::offset;
 use crate::cpu::dot::unpack::{STEPS, Unpack};
 
 /// Every row of `w` times every row of `x`.
@@ -27,7 +28,7 @@ pub(in crate::cpu) unsafe fn prefill<B: Unpack>(
 /// The microkernel.
 enum Avx512 {}
 
-impl Micro for Avx512 {
+impl Kernel for Avx512 {
     type V = __m512i;
     const UNSIGNED: bool = true;
 

@@ -13,7 +13,9 @@ pub(super) mod avx2;
 pub(super) mod avx512;
 #[cfg(target_arch = "aarch64")]
 pub(super) mod neon;
-#[cfg(target_arch = "x86_64")]
+#[cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 mod panel;
 #[cfg(target_arch = "x86_64")]
 pub(super) mod vnni;
+#[cfg(target_arch = "x86_64")]
+mod x86;

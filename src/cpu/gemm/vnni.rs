@@ -3,10 +3,11 @@
 
 use std::arch::x86_64::*;
 
-use super::panel::{Group, Micro, ROWS, Tile, WIDE, beginnings, run};
+use super::panel::{Tile, WIDE, run};
+use super::x86::{Group, Kernel, ROWS, beginnings};
 use crate::cpu::activation::Rows;
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::decode::offset;
+use crate::cpu::dot::decode::x86::offset;
 use crate::cpu::dot::unpack::{STEPS, Unpack};
 
 /// One encoding of the instruction.
@@ -58,7 +59,7 @@ encoding! {
     Evex, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", _mm256_dpbusd_epi32, evex
 }
 
-impl<E: Encoding> Micro for E {
+impl<E: Encoding> Kernel for E {
     type V = __m256i;
     const UNSIGNED: bool = true;
 

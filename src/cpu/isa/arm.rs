@@ -8,7 +8,8 @@ use katari_gguf::block::{
 };
 
 use super::{IntKernels, Isa, Kernels, table};
-use crate::cpu::dot::neon;
+use crate::cpu::dot::unpack::Unpack;
+use crate::cpu::dot::{decode, neon};
 use crate::cpu::gemm::neon as gemm;
 use crate::cpu::math::Math;
 
@@ -16,24 +17,24 @@ static NEON: Kernels = table!(Isa::Neon, Math::NEON, neon::float::product, basel
 static NEON_DOTPROD: Kernels = table!(Isa::NeonDotprod, Math::NEON, neon::float::product, dotprod);
 static NEON_I8MM: Kernels = table!(Isa::NeonI8mm, Math::NEON, neon::float::product, i8mm);
 
-const fn baseline<B: neon::Unpack>() -> IntKernels {
+const fn baseline<B: Unpack>() -> IntKernels {
     IntKernels {
-        decode: neon::decode::<B>,
+        decode: decode::arm::baseline::<B>,
         prefill: gemm::prefill::<B>,
     }
 }
 
-const fn dotprod<B: neon::Unpack>() -> IntKernels {
+const fn dotprod<B: Unpack>() -> IntKernels {
     IntKernels {
-        decode: neon::decode_dotprod::<B>,
+        decode: decode::arm::dotprod::<B>,
         prefill: gemm::prefill_dotprod::<B>,
     }
 }
 
 /// One row of activations has nothing to fill a matrix with: it takes dot products.
-const fn i8mm<B: neon::Unpack>() -> IntKernels {
+const fn i8mm<B: Unpack>() -> IntKernels {
     IntKernels {
-        decode: neon::decode_dotprod::<B>,
+        decode: decode::arm::dotprod::<B>,
         prefill: gemm::prefill_i8mm::<B>,
     }
 }

@@ -21,28 +21,28 @@ static AVX512_VNNI: Kernels = table!(Isa::Avx512Vnni, Math::AVX512, float::avx2:
 
 const fn avx2<B: Unpack>() -> IntKernels {
     IntKernels {
-        decode: decode::avx2::<B>,
+        decode: decode::x86::avx2::<B>,
         prefill: gemm::avx2::prefill::<B>,
     }
 }
 
 const fn vex<B: Unpack>() -> IntKernels {
     IntKernels {
-        decode: decode::vex::<B>,
+        decode: decode::x86::vex::<B>,
         prefill: gemm::vnni::vex::<B>,
     }
 }
 
 const fn evex<B: Unpack>() -> IntKernels {
     IntKernels {
-        decode: decode::evex::<B>,
+        decode: decode::x86::evex::<B>,
         prefill: gemm::vnni::evex::<B>,
     }
 }
 
 const fn avx512<B: Unpack>() -> IntKernels {
     IntKernels {
-        decode: decode::avx512::<B>,
+        decode: decode::x86::avx512::<B>,
         prefill: gemm::avx512::prefill::<B>,
     }
 }

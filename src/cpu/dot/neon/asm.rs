@@ -1,37 +1,25 @@
-//! Instructions that stable Rust has no function for. All work on registers alone.
+//! Instructions that stable Rust has no function for, or in whose place the compiler would take
+//! more. All work on registers alone.
 
 use std::arch::aarch64::*;
 use std::arch::asm;
 
-/// Each lane of `acc` plus the sum of four products, `a[4 i..4 i + 4]` with those of `b`.
+/// Each lane of `acc` plus the sum of four products, `a[4 i..4 i + 4]` with lane `LANE` of `b`, its
+/// values `4 LANE..4 LANE + 4`. Not pure, so that the compiler keeps them in order: it would multiply
+/// one group after the other, and keep weights that two share in memory for that.
 #[inline]
 #[target_feature(enable = "dotprod")]
-pub(in crate::cpu) fn sdot(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
-    // SAFETY: reads and writes registers only; the processor has the instruction.
-    unsafe {
-        asm!(
-            "sdot {acc:v}.4s, {a:v}.16b, {b:v}.16b",
-            acc = inout(vreg) acc, a = in(vreg) a, b = in(vreg) b,
-            options(pure, nomem, nostack, preserves_flags)
-        );
-    }
-    acc
-}
-
-/// As [`sdot`], with lane `LANE` of `b` (its values `4 LANE..4 LANE + 4`) for every lane.
-#[inline]
-#[target_feature(enable = "dotprod")]
-pub(in crate::cpu) fn sdot_lane<const LANE: usize>(
+pub(in crate::cpu) fn sdot_lane<const LANE: i32>(
     mut acc: int32x4_t,
     a: int8x16_t,
     b: int8x16_t,
 ) -> int32x4_t {
-    // SAFETY: as in `sdot`.
+    // SAFETY: reads and writes registers only; the processor has the instruction.
     unsafe {
         asm!(
             "sdot {acc:v}.4s, {a:v}.16b, {b:v}.4b[{lane}]",
             acc = inout(vreg) acc, a = in(vreg) a, b = in(vreg) b, lane = const LANE,
-            options(pure, nomem, nostack, preserves_flags)
+            options(nomem, nostack, preserves_flags)
         );
     }
     acc
@@ -42,7 +30,7 @@ pub(in crate::cpu) fn sdot_lane<const LANE: usize>(
 #[inline]
 #[target_feature(enable = "i8mm")]
 pub(in crate::cpu) fn smmla(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> int32x4_t {
-    // SAFETY: as in `sdot`.
+    // SAFETY: as in `sdot_lane`.
     unsafe {
         asm!(
             "smmla {acc:v}.4s, {a:v}.16b, {b:v}.16b",
@@ -53,11 +41,73 @@ pub(in crate::cpu) fn smmla(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> i
     acc
 }
 
+/// Products of `w` and `x` as i16, of the first eight values and of the last. Of intrinsics, where
+/// `x` is known to repeat itself, the compiler would take the low half of `x` both times and move
+/// that of `w` down. In order as [`sdot_lane`].
+#[inline]
+pub(in crate::cpu) fn products(w: int8x16_t, x: int8x16_t) -> [int16x8_t; 2] {
+    let (low, high);
+    // SAFETY: as in `sdot_lane`; every 64-bit ARM has the instructions.
+    unsafe {
+        asm!(
+            "smull {low:v}.8h, {w:v}.8b, {x:v}.8b",
+            "smull2 {high:v}.8h, {w:v}.16b, {x:v}.16b",
+            low = out(vreg) low, high = lateout(vreg) high, w = in(vreg) w, x = in(vreg) x,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+    [low, high]
+}
+
+/// Adds those of [`products`] to `sums`.
+#[inline]
+pub(in crate::cpu) fn add_products(sums: &mut [int16x8_t; 2], w: int8x16_t, x: int8x16_t) {
+    let [low, high] = sums;
+    // SAFETY: as in `products`.
+    unsafe {
+        asm!(
+            "smlal {low:v}.8h, {w:v}.8b, {x:v}.8b",
+            "smlal2 {high:v}.8h, {w:v}.16b, {x:v}.16b",
+            low = inout(vreg) *low, high = inout(vreg) *high, w = in(vreg) w, x = in(vreg) x,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+}
+
+/// Nothing, in order with the others: `x` is ready then.
+#[inline]
+pub(in crate::cpu) fn settle(x: &mut float32x4_t) {
+    // SAFETY: no instruction.
+    unsafe {
+        asm!(
+            "/* {x:v} */",
+            x = inout(vreg) * x,
+            options(nomem, nostack, preserves_flags)
+        );
+    }
+}
+
+/// All ones in each byte of `a` that has a bit of `b`, zero elsewhere. Of a comparison that it
+/// knows the compiler would make two, and a selection.
+#[inline]
+pub(in crate::cpu) fn test_bits(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t {
+    let has;
+    // SAFETY: as in `products`.
+    unsafe {
+        asm!(
+            "cmtst {has:v}.16b, {a:v}.16b, {b:v}.16b",
+            has = lateout(vreg) has, a = in(vreg) a, b = in(vreg) b,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    has
+}
+
 /// Four f16 as f32.
 #[inline]
 pub(in crate::cpu) fn widen_halfs(halfs: uint16x4_t) -> float32x4_t {
     let wide;
-    // SAFETY: as in `sdot`; every 64-bit ARM has the instruction.
+    // SAFETY: as in `sdot_lane`; every 64-bit ARM has the instruction.
     unsafe {
         asm!(
             "fcvtl {wide:v}.4s, {halfs:v}.4h",
@@ -96,13 +146,4 @@ pub(in crate::cpu) fn narrow_to_halfs(wide: float32x4_t) -> uint16x4_t {
         );
     }
     halfs
-}
-
-/// Asks for the cache line at `at`, for the second-level cache.
-#[inline]
-pub(in crate::cpu) fn prefetch(at: *const u8) {
-    // SAFETY: a prefetch reads nothing that the program sees; the address may be anything.
-    unsafe {
-        asm!("prfm pldl2keep, [{at}]", at = in(reg) at, options(readonly, nostack, preserves_flags));
-    }
 }

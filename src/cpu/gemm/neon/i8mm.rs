@@ -3,9 +3,12 @@
 
 use std::arch::aarch64::*;
 
-use super::{Group, Micro, all_from_magic, times_factors};
+use super::{Eight, Kernel, Lanes, all_from_magic, all_times_factors};
 use crate::cpu::activation::{GROUP, Rows};
-use crate::cpu::dot::neon::{self as dot, Lanes, MAGIC, ROWS, Unpack, smmla};
+use crate::cpu::arena::Buffer;
+use crate::cpu::dot::neon::{MAGIC, smmla};
+use crate::cpu::dot::unpack::{STEPS, Unpack};
+use crate::cpu::gemm::panel::Tile;
 
 /// Four rows of weights are the `R` registers: `[row 2 i of the first activations, of the second,
 /// row 2 i + 1 of the first, of the second]`.
@@ -22,26 +25,28 @@ pub(super) struct Pair {
     scaled_sum: float32x4_t,
 }
 
-impl Micro<4> for Matrices {
+impl Kernel<4> for Matrices {
     const UNIT: usize = 2;
-    type Packed = Pair;
+    const TALL: usize = 4;
     type Unit = *const Pair;
 
     /// `[eight values][pair of rows]`.
     #[inline(always)]
-    fn arrange(rows: &[dot::Group; ROWS]) -> [int8x16_t; 16] {
-        // SAFETY: every 64-bit ARM has NEON.
-        unsafe {
-            let mut q = [vdupq_n_s8(0); 16];
-            for i in 0..4 {
-                for half in 0..2 {
-                    let [low, high] = halves(rows[2 * i][half], rows[2 * i + 1][half]);
-                    q[8 * half + i] = low;
-                    q[8 * half + 4 + i] = high;
+    fn arrange(words: &[[int8x16_t; STEPS]; 2]) -> [int8x16_t; 16] {
+        let mut q = [words[0][0]; 16];
+        for eight in 0..4 {
+            for i in 0..2 {
+                // SAFETY: every 64-bit ARM has NEON.
+                unsafe {
+                    let first = vreinterpretq_s32_s8(words[i][2 * eight]);
+                    let second = vreinterpretq_s32_s8(words[i][2 * eight + 1]);
+                    let at = 4 * eight + 2 * i;
+                    q[at] = vreinterpretq_s8_s32(vzip1q_s32(first, second));
+                    q[at + 1] = vreinterpretq_s8_s32(vzip2q_s32(first, second));
                 }
             }
-            q
         }
+        q
     }
 
     #[inline(always)]
@@ -58,33 +63,45 @@ impl Micro<4> for Matrices {
         }
     }
 
+    /// Packed in pairs of rows, the last one twice where it has no other: `[pair][group]`.
     #[inline(always)]
-    unsafe fn unit(
+    unsafe fn activations(
         x: &Rows<'_>,
-        rows: [usize; 2],
         first: usize,
         depth: usize,
-        room: *mut Pair,
-    ) -> *const Pair {
-        for g in 0..depth {
-            // SAFETY: by the trait's contract.
-            unsafe {
-                let a = rows[0] * x.groups + first + g;
-                let b = rows[1] * x.groups + first + g;
-                let (q, r) = (x.q.as_ptr().add(a * GROUP), x.q.as_ptr().add(b * GROUP));
-                let [p0, p1] = halves(vld1q_s8(q), vld1q_s8(r));
-                let [p2, p3] = halves(vld1q_s8(q.add(16)), vld1q_s8(r.add(16)));
-                room.add(g).write(Pair {
-                    q: [p0, p1, p2, p3],
-                    scale: two(*x.scale.get_unchecked(a), *x.scale.get_unchecked(b)),
-                    scaled_sum: two(
-                        *x.scaled_sum.get_unchecked(a),
-                        *x.scaled_sum.get_unchecked(b),
-                    ),
-                });
+        room: &mut Buffer,
+    ) -> (*const i32, usize) {
+        let words = const { size_of::<Pair>() / 4 };
+        room.reserve(x.n.div_ceil(2) * depth * words);
+        // Aligned to cache lines, as buffers are.
+        let pairs = room.of_mut::<i32>().as_mut_ptr().cast::<Pair>();
+        for n in (0..x.n).step_by(2) {
+            for g in 0..depth {
+                // SAFETY: by the trait's contract; there is room for all pairs.
+                unsafe {
+                    let a = n * x.groups + first + g;
+                    let b = (n + 1).min(x.n - 1) * x.groups + first + g;
+                    let (q, r) = (x.q.as_ptr().add(a * GROUP), x.q.as_ptr().add(b * GROUP));
+                    let [p0, p1] = halves(vld1q_s8(q), vld1q_s8(r));
+                    let [p2, p3] = halves(vld1q_s8(q.add(16)), vld1q_s8(r.add(16)));
+                    pairs.add(n / 2 * depth + g).write(Pair {
+                        q: [p0, p1, p2, p3],
+                        scale: two(*x.scale.get_unchecked(a), *x.scale.get_unchecked(b)),
+                        scaled_sum: two(
+                            *x.scaled_sum.get_unchecked(a),
+                            *x.scaled_sum.get_unchecked(b),
+                        ),
+                    });
+                }
             }
         }
-        room
+        (pairs.cast(), depth * words / 2)
+    }
+
+    #[inline(always)]
+    unsafe fn unit(_x: &Rows<'_>, to: &Tile<'_>, c: usize) -> *const Pair {
+        // SAFETY: by the trait's contract; tiles and units begin with the first row of a pair.
+        unsafe { to.q.add(c * to.q_stride).cast() }
     }
 
     #[inline(always)]
@@ -95,17 +112,17 @@ impl Micro<4> for Matrices {
 
     #[inline(always)]
     unsafe fn sums<B: Unpack, const U: usize>(
-        group: &Group<4>,
+        eight: &Eight<4>,
         units: &[*const Pair; U],
         g: usize,
     ) -> [[float32x4_t; 4]; U] {
         // SAFETY: by the trait's contract.
         unsafe {
             if B::FACTORS {
-                let first = products(group, units, g, 0, 2);
-                times_factors(group, first, products(group, units, g, 2, 4))
+                let first = products(eight, units, g, 0, 2);
+                all_times_factors(eight, first, products(eight, units, g, 2, 4))
             } else {
-                products(group, units, g, 0, 4)
+                products(eight, units, g, 0, 4)
             }
         }
     }
@@ -143,7 +160,7 @@ impl Micro<4> for Matrices {
 /// The processor has i8mm; `g` is one of the units' groups.
 #[inline(always)]
 unsafe fn products<const U: usize>(
-    group: &Group<4>,
+    eight: &Eight<4>,
     units: &[*const Pair; U],
     g: usize,
     from: usize,
@@ -152,11 +169,11 @@ unsafe fn products<const U: usize>(
     // SAFETY: by this function's contract.
     unsafe {
         let mut sums = [[vdupq_n_s32(MAGIC); 4]; U];
-        for eight in from..to {
+        for k in from..to {
             for u in 0..U {
-                let x = (*units[u].add(g)).q[eight];
+                let x = (*units[u].add(g)).q[k];
                 for i in 0..4 {
-                    sums[u][i] = smmla(sums[u][i], group.q[4 * eight + i], x);
+                    sums[u][i] = smmla(sums[u][i], eight.q[4 * k + i], x);
                 }
             }
         }

@@ -4,11 +4,11 @@
 use std::arch::aarch64::*;
 use std::marker::PhantomData;
 
-use super::{Group, Micro, all_from_magic, times_factors};
-use crate::cpu::activation::{GROUP, Rows};
-use crate::cpu::dot::neon::{
-    self as dot, Baseline, Dotprod, Lanes, MAGIC, ROWS, Unpack, sdot_lane, transpose,
-};
+use super::{Eight, Kernel, Lanes, all_from_magic, all_times_factors};
+use crate::cpu::activation::Rows;
+use crate::cpu::dot::neon::{MAGIC, add_products, products, sdot_lane, splat};
+use crate::cpu::dot::unpack::{STEPS, Unpack, unroll};
+use crate::cpu::gemm::panel::Tile;
 
 /// Four rows are one of the `R` registers.
 pub(super) struct Quads<P>(PhantomData<P>);
@@ -16,51 +16,43 @@ pub(super) struct Quads<P>(PhantomData<P>);
 /// A row of activations from the panel's first group on.
 #[derive(Clone, Copy)]
 pub(super) struct Column {
-    q: *const i8,
+    q: *const i32,
     scale: *const f32,
     scaled_sum: *const f32,
 }
 
-/// The products of a group's values `16 h..16 h + 16` for h in `from..to`.
-pub(super) trait QuadProducts {
-    /// The sums of these products, for four rows and each column.
+/// An instruction set's products.
+pub(super) trait Products {
+    /// Rows of activations in a tile.
+    const TALL: usize;
+
+    /// The sums of the products of a group's steps `from..to`, for four rows and each column.
     ///
     /// # Safety
     /// The processor has the instruction set; `g` is one of the columns' groups.
     unsafe fn products<B: Unpack, const U: usize>(
-        group: &Group<2>,
+        eight: &Eight<2>,
         columns: &[Column; U],
         g: usize,
-        halves: [usize; 2],
+        steps: [usize; 2],
     ) -> [[float32x4_t; 2]; U];
 }
 
-impl<P: QuadProducts> Micro<2> for Quads<P> {
+impl<P: Products> Kernel<2> for Quads<P> {
     const UNIT: usize = 1;
-    type Packed = ();
+    const TALL: usize = P::TALL;
     type Unit = Column;
 
     /// `[four values][four rows]`.
     #[inline(always)]
-    fn arrange(rows: &[dot::Group; ROWS]) -> [int8x16_t; 16] {
-        // SAFETY: every 64-bit ARM has NEON.
-        unsafe {
-            let mut q = [vdupq_n_s8(0); 16];
-            for half in 0..2 {
-                for i in 0..2 {
-                    let four = transpose([
-                        vreinterpretq_u8_s8(rows[4 * i][half]),
-                        vreinterpretq_u8_s8(rows[4 * i + 1][half]),
-                        vreinterpretq_u8_s8(rows[4 * i + 2][half]),
-                        vreinterpretq_u8_s8(rows[4 * i + 3][half]),
-                    ]);
-                    for (t, &four) in four.iter().enumerate() {
-                        q[8 * half + 2 * t + i] = vreinterpretq_s8_u32(four);
-                    }
-                }
+    fn arrange(words: &[[int8x16_t; STEPS]; 2]) -> [int8x16_t; 16] {
+        let mut q = [words[0][0]; 16];
+        for t in 0..STEPS {
+            for i in 0..2 {
+                q[2 * t + i] = words[i][t];
             }
-            q
         }
+        q
     }
 
     #[inline(always)]
@@ -69,18 +61,12 @@ impl<P: QuadProducts> Micro<2> for Quads<P> {
     }
 
     #[inline(always)]
-    unsafe fn unit(
-        x: &Rows<'_>,
-        rows: [usize; 2],
-        first: usize,
-        _depth: usize,
-        _room: *mut (),
-    ) -> Column {
-        let at = rows[0] * x.groups + first;
+    unsafe fn unit(x: &Rows<'_>, to: &Tile<'_>, c: usize) -> Column {
+        let at = (to.n + c) * x.groups + to.first;
         // SAFETY: by the trait's contract.
         unsafe {
             Column {
-                q: x.q.as_ptr().add(at * GROUP),
+                q: to.q.add(c * to.q_stride),
                 scale: x.scale.as_ptr().add(at),
                 scaled_sum: x.scaled_sum.as_ptr().add(at),
             }
@@ -100,17 +86,17 @@ impl<P: QuadProducts> Micro<2> for Quads<P> {
 
     #[inline(always)]
     unsafe fn sums<B: Unpack, const U: usize>(
-        group: &Group<2>,
+        eight: &Eight<2>,
         units: &[Column; U],
         g: usize,
     ) -> [[float32x4_t; 2]; U] {
         // SAFETY: by the trait's contract.
         unsafe {
             if B::FACTORS {
-                let first = P::products::<B, U>(group, units, g, [0, 1]);
-                times_factors(group, first, P::products::<B, U>(group, units, g, [1, 2]))
+                let first = P::products::<B, U>(eight, units, g, [0, 4]);
+                all_times_factors(eight, first, P::products::<B, U>(eight, units, g, [4, 8]))
             } else {
-                P::products::<B, U>(group, units, g, [0, 2])
+                P::products::<B, U>(eight, units, g, [0, 8])
             }
         }
     }
@@ -126,10 +112,15 @@ impl<P: QuadProducts> Micro<2> for Quads<P> {
     }
 }
 
-impl QuadProducts for Dotprod {
+/// Dot products by element.
+pub(super) enum Dotprod {}
+
+impl Products for Dotprod {
+    const TALL: usize = 4;
+
     #[inline(always)]
     unsafe fn products<B: Unpack, const U: usize>(
-        group: &Group<2>,
+        eight: &Eight<2>,
         columns: &[Column; U],
         g: usize,
         [from, to]: [usize; 2],
@@ -137,12 +128,15 @@ impl QuadProducts for Dotprod {
         // SAFETY: by the trait's contract.
         unsafe {
             let mut sums = [[vdupq_n_s32(MAGIC); 2]; U];
-            for half in from..to {
-                let q = &group.q[8 * half..8 * half + 8];
-                let mut x = [vdupq_n_s8(0); U];
+            // All at first, since two are loaded by one instruction.
+            let mut halves = [[vdupq_n_s8(0); U]; 2];
+            for four in (from..to).step_by(4) {
                 for u in 0..U {
-                    x[u] = vld1q_s8(columns[u].q.add(g * GROUP + 16 * half));
+                    halves[four / 4][u] = vld1q_s8(columns[u].q.add(g * STEPS + four).cast());
                 }
+            }
+            for four in (from..to).step_by(4) {
+                let (q, x) = (&eight.q[2 * four..2 * four + 8], halves[four / 4]);
                 add_lane::<0, U>(&mut sums, q, &x);
                 add_lane::<1, U>(&mut sums, q, &x);
                 add_lane::<2, U>(&mut sums, q, &x);
@@ -158,7 +152,7 @@ impl QuadProducts for Dotprod {
 /// # Safety
 /// The processor has dotprod.
 #[inline(always)]
-unsafe fn add_lane<const LANE: usize, const U: usize>(
+unsafe fn add_lane<const LANE: i32, const U: usize>(
     sums: &mut [[int32x4_t; 2]; U],
     q: &[int8x16_t],
     x: &[int8x16_t; U],
@@ -166,45 +160,53 @@ unsafe fn add_lane<const LANE: usize, const U: usize>(
     for u in 0..U {
         for i in 0..2 {
             // SAFETY: by this function's contract.
-            sums[u][i] = unsafe { sdot_lane::<LANE>(sums[u][i], q[2 * LANE + i], x[u]) };
+            sums[u][i] = unsafe { sdot_lane::<LANE>(sums[u][i], q[2 * LANE as usize + i], x[u]) };
         }
     }
 }
 
-impl QuadProducts for Baseline {
+/// What every 64-bit ARM has.
+pub(super) enum Baseline {}
+
+impl Products for Baseline {
+    // A product's sums take twice the registers.
+    const TALL: usize = 2;
+
     #[inline(always)]
     unsafe fn products<B: Unpack, const U: usize>(
-        group: &Group<2>,
+        eight: &Eight<2>,
         columns: &[Column; U],
         g: usize,
         [from, to]: [usize; 2],
     ) -> [[float32x4_t; 2]; U] {
-        // SAFETY: by the trait's contract; four i8 are one i32.
+        // SAFETY: by the trait's contract.
         unsafe {
-            // Of two rows each; in 16 bits as long as they hold.
+            // Of two rows each; in 16 bits as long as they hold: where sums of two products of an
+            // integer that is not offset do, so do twice as many of one.
             let mut long = [[[vdupq_n_s32(0); 2]; 2]; U];
-            let chain = if B::BITS == 8 { 2 } else { 4 * (to - from) };
-            for start in (4 * from..4 * to).step_by(chain) {
-                let mut short = [[[vdupq_n_s16(0); 2]; 2]; U];
-                for t in start..start + chain {
+            let mut short = [[[vdupq_n_s16(0); 2]; 2]; U];
+            let chain = (2 * B::CHAIN).min(to - from);
+            unroll!(STEPS, T => {
+                if from <= T && T < to {
                     for u in 0..U {
-                        let four = columns[u].q.add(g * GROUP + 4 * t).cast::<i32>();
-                        let x = vreinterpretq_s8_s32(vdupq_n_s32(four.read_unaligned()));
+                        let four = columns[u].q.add(g * STEPS + T / 4 * 4);
+                        let x = splat::<{ T as i32 % 4 }>(vld1q_s8(four.cast()));
                         for i in 0..2 {
-                            let (w, short) = (group.q[2 * t + i], &mut short[u][i]);
-                            short[0] = vmlal_s8(short[0], vget_low_s8(w), vget_low_s8(x));
-                            short[1] = vmlal_high_s8(short[1], w, x);
+                            let (w, short) = (eight.q[2 * T + i], &mut short[u][i]);
+                            if T % chain == 0 {
+                                *short = products(w, x);
+                            } else {
+                                add_products(short, w, x);
+                            }
+                            if T % chain == chain - 1 {
+                                let long = &mut long[u][i];
+                                long[0] = vpadalq_s16(long[0], short[0]);
+                                long[1] = vpadalq_s16(long[1], short[1]);
+                            }
                         }
                     }
                 }
-                for u in 0..U {
-                    for i in 0..2 {
-                        for row in 0..2 {
-                            long[u][i][row] = vpadalq_s16(long[u][i][row], short[u][i][row]);
-                        }
-                    }
-                }
-            }
+            });
             let mut sums = [[vdupq_n_f32(0.0); 2]; U];
             for u in 0..U {
                 for i in 0..2 {

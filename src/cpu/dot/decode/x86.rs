@@ -1,0 +1,266 @@
+//! How x86 multiplies.
+
+use std::arch::x86_64::*;
+
+use super::{Multiply, Parts, in_order, rounds, rows};
+use crate::cpu::activation::{GROUP, Rows};
+use crate::cpu::dot::Weights;
+use crate::cpu::dot::step::{first, next};
+use crate::cpu::dot::unpack::{STEPS, Scales, Unpack, unroll};
+use crate::cpu::dot::wide::{Ints, MAX_PARTS, Wide};
+
+/// How an instruction set multiplies bytes.
+pub(super) trait Products {
+    /// Its registers.
+    type V: Ints;
+    /// Whether signed integers are made unsigned first, by adding 128.
+    const UNSIGNED: bool;
+
+    /// The products of groups `g..g + N` of each part of a panel's blocks with activations `q`,
+    /// with [`offset`] in them, times `factors` where the format has them: `[N][part]`.
+    ///
+    /// # Safety
+    /// The instruction set; the blocks and `N` groups of activations are readable.
+    unsafe fn products<B: Unpack, const N: usize>(
+        block: *const u8,
+        g: usize,
+        q: *const i32,
+        factors: &[[Self::V; 2]; N],
+    ) -> [[Self::V; 2]; N];
+}
+
+/// What is to be subtracted from the integers, given whether signed ones are made unsigned.
+pub(in crate::cpu) const fn offset<B: Unpack>(unsigned: bool) -> i16 {
+    if B::CHAIN == 1 && unsigned {
+        128
+    } else {
+        B::OFFSET
+    }
+}
+
+impl<P: Products> Multiply for P {
+    type V = P::V;
+
+    #[inline(always)]
+    unsafe fn sums<B: Unpack, const N: usize>(
+        block: *const u8,
+        scales: &[B::Scales<P::V>; MAX_PARTS],
+        g: usize,
+        x: &Rows<'_>,
+        at: usize,
+    ) -> [Parts<P::V>; N] {
+        // SAFETY: by the trait's contract; two i16 are one i32.
+        unsafe {
+            let q = x.q.as_ptr().add(at * GROUP).cast::<i32>();
+            let mut factors = [[P::V::zero(); MAX_PARTS]; N];
+            if B::FACTORS {
+                for e in 0..N {
+                    for i in 0..P::V::PARTS {
+                        factors[e][i] = scales[i].factors(g + e);
+                    }
+                }
+            }
+            let products = P::products::<B, N>(block, g, q, &factors);
+            let offset = const { offset::<B>(P::UNSIGNED) };
+            let mut sums = [[P::V::zeros(); MAX_PARTS]; N];
+            for e in 0..N {
+                let halves = x.halves.as_ptr().add(at + e).cast::<i32>();
+                let halves = P::V::splat32(halves.read_unaligned());
+                for i in 0..P::V::PARTS {
+                    let mut sum = products[e][i];
+                    if B::FACTORS {
+                        let less = factors[e][i].madd16(halves);
+                        sum = sum.sub32(less.mul32(P::V::splat32(offset.into())));
+                    } else if offset != 0 {
+                        sum = sum.sub32(halves.madd16(P::V::splat16(offset)));
+                    }
+                    sums[e][i] = sum.to_floats();
+                }
+            }
+            sums
+        }
+    }
+}
+
+/// Sums of two products of signed `w` and the four integers at `x`, i16: at most `2 * 128 * 127`.
+///
+/// # Safety
+/// AVX2; `x` is readable.
+#[inline(always)]
+unsafe fn signed(w: [__m256i; 2], x: *const i32) -> [__m256i; 2] {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let x = _mm256_set1_epi32(x.read_unaligned());
+        let [w0, w1] = w;
+        [
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w0), _mm256_sign_epi8(x, w0)),
+            _mm256_maddubs_epi16(_mm256_abs_epi8(w1), _mm256_sign_epi8(x, w1)),
+        ]
+    }
+}
+
+/// The first and the second of pairs of i16, each twice.
+///
+/// # Safety
+/// The instruction set.
+#[inline(always)]
+unsafe fn twice<V: Ints>(pairs: V) -> [V; 2] {
+    // SAFETY: by this function's contract.
+    unsafe {
+        let (up, down) = (pairs.shift32(16), pairs.shift32(-16));
+        [up.or(up.shift32(-16)), down.or(down.shift32(16))]
+    }
+}
+
+/// AVX2: 16-bit sums first.
+enum Avx2 {}
+
+impl Products for Avx2 {
+    type V = __m256i;
+    const UNSIGNED: bool = false;
+
+    #[inline(always)]
+    unsafe fn products<B: Unpack, const N: usize>(
+        block: *const u8,
+        g: usize,
+        q: *const i32,
+        factors: &[[__m256i; 2]; N],
+    ) -> [[__m256i; 2]; N] {
+        // SAFETY: by the trait's contract.
+        unsafe {
+            let mut short = [[_mm256_setzero_si256(); 2]; N];
+            let mut sums = [[_mm256_setzero_si256(); 2]; N];
+            unroll!(rounds(N), R => {
+                unroll!(STEPS, T => {
+                    in_order();
+                    unroll!(N / rounds(N), E => {
+                        let e = E * rounds(N) + R;
+                        let x = q.add(e * STEPS);
+                        let w = [
+                            B::unpack::<__m256i>(block, 0, g + e, T),
+                            B::unpack::<__m256i>(block, 1, g + e, T),
+                        ];
+                        if B::CHAIN == 1 {
+                            short[e] = signed(w, x.add(T));
+                        } else if T % B::CHAIN == 0 {
+                            short[e] = first::<T>(w, x);
+                        } else {
+                            next::<T>(&mut short[e], w, x);
+                        }
+                        if T % B::CHAIN == B::CHAIN - 1 {
+                            for i in 0..2 {
+                                let by = if B::FACTORS {
+                                    twice(factors[e][i])[T / 4]
+                                } else {
+                                    _mm256_set1_epi16(1)
+                                };
+                                let long = _mm256_madd_epi16(short[e][i], by);
+                                sums[e][i] = _mm256_add_epi32(sums[e][i], long);
+                            }
+                        }
+                    });
+                });
+            });
+            sums
+        }
+    }
+}
+
+/// Makes a [`Multiply`] of one form of `vpdpbusd` and its decode kernel.
+macro_rules! vnni {
+    ($(#[$doc:meta])* $name:ident, $v:ident, $features:literal, $dot:ident, $decode:ident) => {
+        $(#[$doc])*
+        enum $name {}
+
+        impl Products for $name {
+            type V = $v;
+            const UNSIGNED: bool = true;
+
+            #[inline(always)]
+            unsafe fn products<B: Unpack, const N: usize>(
+                block: *const u8,
+                g: usize,
+                q: *const i32,
+                factors: &[[$v; 2]; N],
+            ) -> [[$v; 2]; N] {
+                // SAFETY: by the trait's contract.
+                unsafe {
+                    let flip = $v::splat8(if B::CHAIN == 1 { -128 } else { 0 });
+                    // Two chains, since each instruction waits for the one before; where there
+                    // are factors, one for each.
+                    let mut sums = [[[$v::zero(); 2]; 2]; N];
+                    for round in 0..rounds(N) {
+                        unroll!(STEPS, T => {
+                            in_order();
+                            for e in (round..N).step_by(rounds(N)) {
+                                let x = $v::splat32(q.add(e * STEPS + T).read_unaligned());
+                                for i in 0..$v::PARTS {
+                                    let w = B::unpack::<$v>(block, i, g + e, T).xor(flip);
+                                    let chain = if B::FACTORS { T / 4 } else { T % 2 };
+                                    sums[e][i][chain] = $dot(sums[e][i][chain], w, x);
+                                }
+                            }
+                        });
+                    }
+                    let mut out = [[$v::zero(); 2]; N];
+                    for e in 0..N {
+                        for i in 0..$v::PARTS {
+                            let [mut first, mut second] = sums[e][i];
+                            if B::FACTORS {
+                                first = first.mul32(factors[e][i].shift32(16).down32(16));
+                                second = second.mul32(factors[e][i].down32(16));
+                            }
+                            out[e][i] = first.add32(second);
+                        }
+                    }
+                    out
+                }
+            }
+        }
+
+        /// Decode: every row of `w` times the one row of `x`.
+        ///
+        /// # Safety
+        /// The instruction set; shapes as the table's type says; `x.n` is 1.
+        #[target_feature(enable = $features)]
+        pub(in crate::cpu) unsafe fn $decode<B: Unpack>(
+            w: Weights<'_>,
+            x: Rows<'_>,
+            out: &mut [f32],
+            _stride: usize,
+        ) {
+            // SAFETY: by this function's contract.
+            unsafe { rows::<B, $name>(&w, &x, out) }
+        }
+    };
+}
+
+vnni! {
+    /// AVX-VNNI.
+    Vex, __m256i, "avx2,fma,f16c,avxvnni", _mm256_dpbusd_avx_epi32, vex
+}
+vnni! {
+    /// The same instruction as AVX-512 encodes it.
+    Evex, __m256i, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
+    _mm256_dpbusd_epi32, evex
+}
+vnni! {
+    /// AVX-512: a panel's 16 rows are one register.
+    Avx512, __m512i, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
+    _mm512_dpbusd_epi32, avx512
+}
+
+/// Decode on AVX2: every row of `w` times the one row of `x`.
+///
+/// # Safety
+/// AVX2, FMA and F16C; shapes as the table's type says; `x.n` is 1.
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::cpu) unsafe fn avx2<B: Unpack>(
+    w: Weights<'_>,
+    x: Rows<'_>,
+    out: &mut [f32],
+    _stride: usize,
+) {
+    // SAFETY: by this function's contract.
+    unsafe { rows::<B, Avx2>(&w, &x, out) }
+}
