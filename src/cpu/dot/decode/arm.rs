@@ -97,7 +97,7 @@ impl Products for Dotprod {
     ) {
         let sum = &mut sums[s / span::<B>()];
         // SAFETY: by the trait's contract.
-        *sum = unsafe { sdot_lane::<LANE>(*sum, w, q) };
+        *sum = unsafe { settle(sdot_lane::<LANE>(*sum, w, q)) };
     }
 
     #[inline(always)]
@@ -245,11 +245,11 @@ impl<P: Products> Multiply for P {
         }
     }
 
-    /// Otherwise the compiler begins the next groups' products first, and has no registers left.
     #[inline(always)]
     fn settle(acc: &mut Parts<V>) {
         for acc in acc {
-            settle(acc);
+            // SAFETY: every 64-bit ARM has NEON.
+            *acc = unsafe { vreinterpretq_f32_s32(settle(vreinterpretq_s32_f32(*acc))) };
         }
     }
 }

@@ -5,8 +5,7 @@ use std::arch::aarch64::*;
 use std::arch::asm;
 
 /// Each lane of `acc` plus the sum of four products, `a[4 i..4 i + 4]` with lane `LANE` of `b`, its
-/// values `4 LANE..4 LANE + 4`. Not pure, so that the compiler keeps them in order: it would multiply
-/// one group after the other, and keep weights that two share in memory for that.
+/// values `4 LANE..4 LANE + 4`.
 #[inline]
 #[target_feature(enable = "dotprod")]
 pub(in crate::cpu) fn sdot_lane<const LANE: i32>(
@@ -19,7 +18,7 @@ pub(in crate::cpu) fn sdot_lane<const LANE: i32>(
         asm!(
             "sdot {acc:v}.4s, {a:v}.16b, {b:v}.4b[{lane}]",
             acc = inout(vreg) acc, a = in(vreg) a, b = in(vreg) b, lane = const LANE,
-            options(nomem, nostack, preserves_flags)
+            options(pure, nomem, nostack, preserves_flags)
         );
     }
     acc
@@ -43,7 +42,7 @@ pub(in crate::cpu) fn smmla(mut acc: int32x4_t, a: int8x16_t, b: int8x16_t) -> i
 
 /// Products of `w` and `x` as i16, of the first eight values and of the last. Of intrinsics, where
 /// `x` is known to repeat itself, the compiler would take the low half of `x` both times and move
-/// that of `w` down. In order as [`sdot_lane`].
+/// that of `w` down. In order, as [`settle`].
 #[inline]
 pub(in crate::cpu) fn products(w: int8x16_t, x: int8x16_t) -> [int16x8_t; 2] {
     let (low, high);
@@ -74,17 +73,16 @@ pub(in crate::cpu) fn add_products(sums: &mut [int16x8_t; 2], w: int8x16_t, x: i
     }
 }
 
-/// Nothing, in order with the others: `x` is ready then.
+/// `x`, by no instruction, and in order: the compiler has it ready before the next of these. Left
+/// alone it would multiply one group after the other, and keep the weights that two share, and what
+/// is yet to be added up, in memory for that.
 #[inline]
-pub(in crate::cpu) fn settle(x: &mut float32x4_t) {
+pub(in crate::cpu) fn settle(mut x: int32x4_t) -> int32x4_t {
     // SAFETY: no instruction.
     unsafe {
-        asm!(
-            "/* {x:v} */",
-            x = inout(vreg) * x,
-            options(nomem, nostack, preserves_flags)
-        );
+        asm!("/* {x:v} */", x = inout(vreg) x, options(nomem, nostack, preserves_flags));
     }
+    x
 }
 
 /// All ones in each byte of `a` that has a bit of `b`, zero elsewhere. Of a comparison that it

@@ -209,13 +209,13 @@ impl<K: Kernel<R>, const R: usize> Micro for Neon<K, R> {
         // SAFETY: by the trait's contract; as many rows of activations are left.
         unsafe {
             match ((x.n - to.n).min(K::TALL), K::UNIT) {
-                (1, _) => add::<B, K, R, 1, 1>(panel, x, to),
-                (2, 1) => add::<B, K, R, 2, 2>(panel, x, to),
-                (2, _) => add::<B, K, R, 1, 2>(panel, x, to),
+                (4, 1) => add::<B, K, R, 4, 4>(panel, x, to),
+                (4, _) => add::<B, K, R, 2, 4>(panel, x, to),
                 (3, 1) => add::<B, K, R, 3, 3>(panel, x, to),
                 (3, _) => add::<B, K, R, 2, 3>(panel, x, to),
-                (_, 1) => add::<B, K, R, 4, 4>(panel, x, to),
-                _ => add::<B, K, R, 2, 4>(panel, x, to),
+                (2, 1) => add::<B, K, R, 2, 2>(panel, x, to),
+                (2, _) => add::<B, K, R, 1, 2>(panel, x, to),
+                _ => add::<B, K, R, 1, 1>(panel, x, to),
             }
         }
     }

@@ -128,15 +128,12 @@ impl Products for Dotprod {
         // SAFETY: by the trait's contract.
         unsafe {
             let mut sums = [[vdupq_n_s32(MAGIC); 2]; U];
-            // All at first, since two are loaded by one instruction.
-            let mut halves = [[vdupq_n_s8(0); U]; 2];
             for four in (from..to).step_by(4) {
+                let q = &eight.q[2 * four..2 * four + 8];
+                let mut x = [vdupq_n_s8(0); U];
                 for u in 0..U {
-                    halves[four / 4][u] = vld1q_s8(columns[u].q.add(g * STEPS + four).cast());
+                    x[u] = vld1q_s8(columns[u].q.add(g * STEPS + four).cast());
                 }
-            }
-            for four in (from..to).step_by(4) {
-                let (q, x) = (&eight.q[2 * four..2 * four + 8], halves[four / 4]);
                 add_lane::<0, U>(&mut sums, q, &x);
                 add_lane::<1, U>(&mut sums, q, &x);
                 add_lane::<2, U>(&mut sums, q, &x);
