@@ -1,4 +1,4 @@
-//! Dot products with weights: one format a file, its instruction sets side by side.
+//! Dot products with weights: one format a file, taken apart once for all instruction sets.
 //!
 //! Every quantised format is seen as groups of 32 integers, `value = scale * q - min`, and one
 //! output is summed in one order on every instruction set, for one row of activations or many:

@@ -52,10 +52,7 @@ pub(super) trait Products {
     type Sums: Copy;
 
     /// Sums of nothing, to which `start` is added: the first for all, or the two for halves.
-    ///
-    /// # Safety
-    /// The instruction set.
-    unsafe fn begin(start: [int32x4_t; 2]) -> Self::Sums;
+    fn begin(start: [int32x4_t; 2]) -> Self::Sums;
 
     /// Adds the products of the `s`th step, of `w` with lane `LANE` of `q`.
     ///
@@ -84,7 +81,7 @@ impl Products for Dotprod {
     type Sums = [int32x4_t; 2];
 
     #[inline(always)]
-    unsafe fn begin(start: [int32x4_t; 2]) -> [int32x4_t; 2] {
+    fn begin(start: [int32x4_t; 2]) -> [int32x4_t; 2] {
         start
     }
 
@@ -124,7 +121,7 @@ impl Products for Baseline {
     type Sums = Growing;
 
     #[inline(always)]
-    unsafe fn begin(start: [int32x4_t; 2]) -> Growing {
+    fn begin(start: [int32x4_t; 2]) -> Growing {
         // SAFETY: every 64-bit ARM has NEON.
         unsafe {
             Growing {

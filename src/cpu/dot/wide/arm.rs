@@ -59,6 +59,7 @@ impl Wide for uint8x16_t {
         mul(a: float32x4_t, b: float32x4_t) -> float32x4_t = vmulq_f32(a, b);
         neg(a: float32x4_t) -> float32x4_t = vnegq_f32(a);
         fma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmaq_f32(c, a, b);
+        // The second is often one number, and so is the negated one.
         fnma(a: float32x4_t, b: float32x4_t, c: float32x4_t) -> float32x4_t = vfmsq_f32(c, b, a);
         store(x: float32x4_t, at: *mut f32) -> () = vst1q_f32(at, x);
     }
@@ -66,11 +67,8 @@ impl Wide for uint8x16_t {
 
 /// The low nibbles of `nibbles` in place, below the low ones of `bits` moved up; or its high
 /// nibbles moved down, below the high ones of `bits` in place.
-///
-/// # Safety
-/// None needed: every 64-bit ARM has NEON.
 #[inline(always)]
-unsafe fn insert(bits: uint8x16_t, nibbles: uint8x16_t, high: bool) -> uint8x16_t {
+fn insert(bits: uint8x16_t, nibbles: uint8x16_t, high: bool) -> uint8x16_t {
     // SAFETY: every 64-bit ARM has NEON.
     unsafe {
         if high {
