@@ -5,9 +5,10 @@
 use super::Groups;
 use super::pack;
 use super::wide::Wide;
+use crate::cpu::activation::GROUP;
 
 /// Steps of four values in a group.
-pub(in crate::cpu) const STEPS: usize = crate::cpu::activation::GROUP / 4;
+pub(in crate::cpu) const STEPS: usize = GROUP / 4;
 
 /// The scales of a register of rows' blocks.
 pub(in crate::cpu) trait Scales<V: Wide>: Copy {
@@ -53,6 +54,9 @@ pub(in crate::cpu) trait Unpack: Groups {
     const CHAIN: usize;
     /// Whether each 16 products have a factor of their own.
     const FACTORS: bool = false;
+    /// Whether steps `t` and `t + 4` of a group are the low and the high nibbles of one word, as in
+    /// blocks of one group that have two values a byte.
+    const SPLIT: bool = Self::LEN == GROUP && Self::CHAIN > 1;
     /// How many groups, one after the other, are multiplied together, 1, 2 or 4, since their
     /// values share bytes: those of a pair, or of four the first and third and the second and
     /// fourth.

@@ -190,8 +190,6 @@ impl<P: Products> Multiply for P {
         x: &Rows<'_>,
         at: usize,
     ) -> [Parts<V>; N] {
-        // In blocks of one group that have two values a byte, steps `t` and `t + 4` share a word.
-        let is_split = const { B::LEN == GROUP && B::CHAIN > 1 };
         // SAFETY: by the trait's contract.
         unsafe {
             let mut out = [[V::zeros(); MAX_PARTS]; N];
@@ -205,7 +203,7 @@ impl<P: Products> Multiply for P {
                     q[e] = [vld1q_s8(from), vld1q_s8(from.add(16))];
                 });
                 unroll!(STEPS, S => {
-                    let t = if is_split { S / 2 + (1 - S % 2) * 4 } else { S };
+                    let t = if B::SPLIT { S / 2 + (1 - S % 2) * 4 } else { S };
                     if B::LEN > GROUP {
                         in_order();
                     }
@@ -217,7 +215,7 @@ impl<P: Products> Multiply for P {
                         }
                         for i in 0..MAX_PARTS {
                             let (sums, q) = (&mut sums[e][i], q[e][t / 4]);
-                            if is_split {
+                            if B::SPLIT {
                                 P::add::<B, { S as i32 / 2 }>(sums, S, w[i], q);
                             } else {
                                 P::add::<B, { S as i32 % 4 }>(sums, S, w[i], q);

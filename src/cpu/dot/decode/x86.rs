@@ -112,6 +112,12 @@ unsafe fn twice<V: Ints>(pairs: V) -> [V; 2] {
     }
 }
 
+/// The `i`th step of formats that are [split](Unpack::SPLIT): both steps of a word, then both of the
+/// next.
+const fn split(i: usize) -> usize {
+    i % 2 * (STEPS / 2) + i / 2
+}
+
 /// AVX2: 16-bit sums first.
 enum Avx2 {}
 
@@ -131,30 +137,36 @@ impl Products for Avx2 {
             let mut short = [[_mm256_setzero_si256(); 2]; N];
             let mut sums = [[_mm256_setzero_si256(); 2]; N];
             unroll!(rounds(N), R => {
-                unroll!(STEPS, T => {
-                    in_order();
+                unroll!(STEPS, I => {
+                    const SPLIT: usize = split(I);
+                    // A word's two steps may share one load of it.
+                    if !B::SPLIT || I % 2 == 0 {
+                        in_order();
+                    }
                     unroll!(N / rounds(N), E => {
                         let e = E * rounds(N) + R;
                         let x = q.add(e * STEPS);
+                        let short = &mut short[e];
+                        let t = if B::SPLIT { SPLIT } else { I };
                         let w = [
-                            B::unpack::<__m256i>(block, 0, g + e, T),
-                            B::unpack::<__m256i>(block, 1, g + e, T),
+                            B::unpack::<__m256i>(block, 0, g + e, t),
+                            B::unpack::<__m256i>(block, 1, g + e, t),
                         ];
-                        if B::CHAIN == 1 {
-                            short[e] = signed(w, x.add(T));
-                        } else if T % B::CHAIN == 0 {
-                            short[e] = first::<T>(w, x);
-                        } else {
-                            next::<T>(&mut short[e], w, x);
+                        match (I % B::CHAIN, B::SPLIT) {
+                            _ if B::CHAIN == 1 => *short = signed(w, x.add(t)),
+                            (0, true) => *short = first::<SPLIT>(w, x),
+                            (0, false) => *short = first::<I>(w, x),
+                            (_, true) => next::<SPLIT>(short, w, x),
+                            (_, false) => next::<I>(short, w, x),
                         }
-                        if T % B::CHAIN == B::CHAIN - 1 {
+                        if I % B::CHAIN == B::CHAIN - 1 {
                             for i in 0..2 {
                                 let by = if B::FACTORS {
-                                    twice(factors[e][i])[T / 4]
+                                    twice(factors[e][i])[I / 4]
                                 } else {
                                     _mm256_set1_epi16(1)
                                 };
-                                let long = _mm256_madd_epi16(short[e][i], by);
+                                let long = _mm256_madd_epi16(short[i], by);
                                 sums[e][i] = _mm256_add_epi32(sums[e][i], long);
                             }
                         }
@@ -190,13 +202,16 @@ macro_rules! vnni {
                     // are factors, one for each.
                     let mut sums = [[[$v::zero(); 2]; 2]; N];
                     for round in 0..rounds(N) {
-                        unroll!(STEPS, T => {
-                            in_order();
+                        unroll!(STEPS, I => {
+                            let t = if B::SPLIT { split(I) } else { I };
+                            if !B::SPLIT || I % 2 == 0 {
+                                in_order();
+                            }
                             for e in (round..N).step_by(rounds(N)) {
-                                let x = $v::splat32(q.add(e * STEPS + T).read_unaligned());
+                                let x = $v::splat32(q.add(e * STEPS + t).read_unaligned());
                                 for i in 0..$v::PARTS {
-                                    let w = B::unpack::<$v>(block, i, g + e, T).xor(flip);
-                                    let chain = if B::FACTORS { T / 4 } else { T % 2 };
+                                    let w = B::unpack::<$v>(block, i, g + e, t).xor(flip);
+                                    let chain = if B::FACTORS { I / 4 } else { I % 2 };
                                     sums[e][i][chain] = $dot(sums[e][i][chain], w, x);
                                 }
                             }
