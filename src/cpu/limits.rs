@@ -13,7 +13,7 @@ use super::activation::{GROUP, RowMut, Rows};
 use super::dot::float::Floats;
 use super::dot::{Weights, pack};
 use super::isa::{Isa, Kernels, Product};
-use super::linear::PANEL;
+use super::linear::{BATCH, PANEL};
 use super::pages::Pages;
 use super::{Cpu, Pool};
 use crate::ops::DeviceError;
@@ -24,12 +24,10 @@ const STREAM_ITEM: usize = (1 << 20) / size_of::<u64>();
 /// Width of the weights and activations of [`Limits::multiply`]: a panel of [`pack::ROWS`] of them,
 /// unpacked, stays in a first-level cache.
 const WIDTH: usize = 1024;
-/// Weight rows of that tile, as a linear takes them at once: what is done to activations for all
-/// of them counts no more than there.
+/// Weight rows of that tile, and rows of activations that it is multiplied with: as many as a linear
+/// takes at once, so that what is done once for all of them counts no more and no less than there.
 const TILE_ROWS: usize = PANEL;
-/// Rows of activations that it is multiplied with: so many that unpacking the weights, which is
-/// done once for all of them, hardly counts, and not more than a second-level cache holds.
-const TOKENS: usize = 256;
+const TOKENS: usize = BATCH;
 
 /// How long each rate is measured at least; short against a pass, long against a time slice.
 const AT_LEAST: Duration = Duration::from_millis(200);

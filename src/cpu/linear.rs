@@ -19,7 +19,7 @@ pub(super) const PANEL: usize = 64;
 /// Rows of activations that are multiplied with them at once: many enough that taking a panel of
 /// weights apart is a small part of the work, few enough that the second-level cache holds a
 /// panel's depth of them and their results (512 at once took up to a fifth longer on AVX-512).
-const BATCH: usize = 128;
+pub(super) const BATCH: usize = 128;
 
 /// Bytes of weights that a thread takes at once for one row of activations: short enough that
 /// threads end together, long enough that the memory's stream is seldom begun anew.

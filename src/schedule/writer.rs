@@ -129,11 +129,7 @@ impl<'a> Writer<'a> {
     }
 
     /// Takes the token that was [drawn](Self::draw); says why the text ends if it does.
-    pub fn take(
-        &mut self,
-        now: Instant,
-        sink: &mut dyn FnMut(RequestId, Event),
-    ) -> Option<Finish> {
+    pub fn take(&mut self, now: Instant, sink: &mut dyn FnMut(RequestId, Event)) -> Option<Finish> {
         self.prompted.get_or_insert(now);
         let Some(mut drawn) = self.drawn.take() else {
             return Some(match self.sampler.over() {
