@@ -78,8 +78,8 @@ impl Candidates {
         self.list.clear();
         self.list.extend(all.clone().take(n_first).map(candidate));
         let others = all.zip(drawable).skip(n_first);
-        let drawable = others.filter_map(|(one, drawable)| drawable.then(|| candidate(one)));
-        self.list.extend(drawable);
+        let drawable = others.filter(|(_, drawable)| **drawable);
+        self.list.extend(drawable.map(|(one, _)| candidate(one)));
         self.counts.resize(logits.len(), 0);
         self.log_sum = None;
     }
