@@ -252,7 +252,8 @@ mod tests {
     /// Every item is done exactly once, whatever the sizes, also straight after another region.
     #[test]
     fn each_item_once() {
-        for threads in 1..5 {
+        // Also more threads than parts.
+        for threads in (1..5).chain([MAX_PARTS + 3]) {
             let pool = Pool::new(threads).unwrap();
             assert_eq!(pool.threads(), threads);
             for n in [0, 1, 2, 7, 100] {
