@@ -25,6 +25,7 @@ pub use place::Placement;
 pub use session::{Feed, Logits, Session, SessionError};
 pub use snapshot::SnapshotError;
 
+use crate::cpu;
 pub use crate::cpu::Isa;
 use crate::models::{ArchitectureId, Hyper, LoadError, TensorFile};
 use crate::ops::{Bytes, DeviceError, Mapping};
@@ -269,7 +270,11 @@ impl Engine {
                 file.load_error(cause.into())
             })?;
         }
-        let session = Session::new(stages, hyper, &sizes);
+        let threads = match stages.iter().rev().find_map(|stage| stage.threads()) {
+            Some(threads) => threads,
+            None => cpu::threads(options.threads()).map_err(|e| file.load_error(e.into()))?,
+        };
+        let session = Session::new(stages, threads, hyper, &sizes);
         Ok(Engine {
             file,
             architecture,

@@ -286,6 +286,12 @@ pub trait Ops {
     fn observe(&self, x: &Self::Value);
 }
 
+/// Threads of this machine, which have nothing to do between passes.
+pub trait Threads: Send + Sync {
+    /// Calls `body` once for each of `0..n`, on all of them; returns when every call has.
+    fn for_each(&self, n: usize, body: &(dyn Fn(usize) + Sync));
+}
+
 /// How large a pass is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct PassShape {
@@ -345,6 +351,11 @@ pub trait Device: Send + 'static {
         hidden: &[f32],
         forward: &mut dyn FnMut(&Self::Ops) -> <Self::Ops as Ops>::Value,
     ) -> Result<&[f32], DeviceError>;
+
+    /// The threads that it computes with, where it does so with this machine's.
+    fn threads(&self) -> Option<Arc<dyn Threads>> {
+        None
+    }
 
     /// How many operations the device was given for the last pass, each a launch or less, where
     /// it counts them.

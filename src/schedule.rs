@@ -11,16 +11,14 @@ mod stops;
 mod writer;
 
 use std::collections::VecDeque;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
-
-use rayon::prelude::*;
 
 pub use request::{
     Event, Finish, Limits, Logprobs, Request, RequestId, ScheduleError, Timings, WhenContextIsFull,
 };
 
-use crate::engine::{Engine, Feed, Session};
+use crate::engine::{Engine, Feed, Logits, Session};
 use crate::text::Tokenizer;
 use writer::Writer;
 
@@ -185,17 +183,7 @@ impl<'a> Schedule<'a> {
                 slot.last_used = self.steps;
             }
         }
-        let draw = |slot: &mut Slot<'_>| {
-            let row = slot.output.and_then(|i| logits.row(i));
-            if let (Some(writer), Some(logits)) = (&mut slot.writer, row) {
-                writer.draw(logits);
-            }
-        };
-        // Each draws from its own logits, whatever the others do.
-        match logits.rows().len() {
-            0 | 1 => self.slots.iter_mut().for_each(draw),
-            _ => self.slots.par_iter_mut().for_each(draw),
-        }
+        draw(&mut self.slots, &logits);
         for slot in &mut self.slots {
             if let (Some(writer), Some(_)) = (&mut slot.writer, slot.output)
                 && let Some(finish) = writer.take(now, sink)
@@ -368,6 +356,29 @@ impl<'a> Schedule<'a> {
             }
         }
     }
+}
+
+/// Draws a token for each that has a row of `logits`, each from its own, whatever the others do.
+fn draw(slots: &mut [Slot<'_>], logits: &Logits<'_>) {
+    let drawing = slots.iter_mut().filter_map(|slot| {
+        let writer = slot.writer.as_mut()?;
+        Some((slot.output?, writer))
+    });
+    if logits.rows().len() == 1 {
+        for (row, writer) in drawing {
+            logits.row(row).into_iter().for_each(|row| writer.draw(row));
+        }
+        return;
+    }
+    let mut drawing: Vec<_> = drawing.map(|(row, w)| (row, Mutex::new(w))).collect();
+    drawing.sort_unstable_by_key(|(row, _)| *row);
+    logits.for_each(|i, row| {
+        if let Some((_, writer)) = drawing.get(i) {
+            // Nobody else comes for it.
+            let mut writer = writer.lock().unwrap_or_else(PoisonError::into_inner);
+            writer.draw(row);
+        }
+    });
 }
 
 /// How many tokens both begin with.

@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::arena::{Arena, Buffer};
+use super::lanes::{LANES, Lanes};
 
 /// Values that share a scale, in activations and in every quantised weight format.
 pub(super) const GROUP: usize = 32;
@@ -152,50 +153,30 @@ fn line(n: usize) -> usize {
     n.next_multiple_of(16)
 }
 
-/// To the nearest integer, ties to even, for |x| up to 2^21; 0 for NaN.
-///
-/// (`x as i32` saturates, for which processors have no instruction, so that the compiler would
-/// convert one value at a time.)
-#[inline(always)]
-fn round(x: f32) -> i32 {
-    /// Adding it leaves the rounded sum in the low mantissa bits.
-    const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
-    let x = if x.is_nan() { 0.0 } else { x };
-    ((x + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32)
-}
-
 /// Quantises one row; the same bits on every instruction set.
 #[inline(always)]
-pub(super) fn quantize_row(x: &[f32], out: RowMut<'_>) {
-    let groups = x.chunks_exact(GROUP).zip(out.q.chunks_exact_mut(GROUP));
+pub(super) fn quantize_row<L: Lanes>(x: &[f32], out: RowMut<'_>) {
+    let (x, _) = x.as_chunks::<GROUP>();
+    let (q, _) = out.q.as_chunks_mut::<GROUP>();
     let scales = out.scale.iter_mut().zip(out.scaled_sum).zip(out.halves);
-    for ((x, q), ((scale, scaled_sum), halves)) in groups.zip(scales) {
-        // As integers, magnitudes order like the floats, and a NaN comes out on top.
-        let mut largest = 0;
-        for x in x {
-            largest = largest.max(x.to_bits() & 0x7fff_ffff);
-        }
-        let d = f32::from_bits(largest) / 127.0;
-        // What is not finite is left to the scale: 0 * inf is NaN, as it should be.
-        let divisor = if d > 0.0 && d < f32::INFINITY {
-            d
-        } else {
-            f32::INFINITY
+    for ((x, q), ((scale, scaled_sum), halves)) in x.iter().zip(q).zip(scales) {
+        let (x, q) = (x.as_ptr(), q.as_mut_ptr());
+        // SAFETY: the instruction set of `L` is there, since kernels that are given out call this;
+        // a group is two times the lanes.
+        let (d, sums) = unsafe {
+            let (low, high) = (L::load(x), L::load(x.add(LANES)));
+            let d = low.largest(high) / 127.0;
+            // What is not finite is left to the scale: 0 * inf is NaN, as it should be.
+            let divisor = if d > 0.0 && d < f32::INFINITY {
+                d
+            } else {
+                f32::INFINITY
+            };
+            let high = high.store_i8(divisor, q.add(LANES));
+            (d, [low.store_i8(divisor, q), high])
         };
-        let mut sums = [0i32; 2];
-        for ((q, x), sum) in q
-            .chunks_exact_mut(16)
-            .zip(x.chunks_exact(16))
-            .zip(&mut sums)
-        {
-            for (q, x) in q.iter_mut().zip(x) {
-                let rounded = round(x / divisor);
-                *q = rounded as i8;
-                *sum += rounded;
-            }
-        }
         *scale = d;
-        *halves = sums.map(|sum| sum as i16);
-        *scaled_sum = d * (sums[0] + sums[1]) as f32;
+        *halves = sums;
+        *scaled_sum = d * f32::from(sums[0] + sums[1]);
     }
 }

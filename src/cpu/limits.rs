@@ -5,6 +5,7 @@
 //! the model, by as many threads, with nothing else in the way.
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use katari_gguf::Format;
@@ -69,7 +70,7 @@ impl Stream {
 
 /// Measures limits with a CPU backend's threads and instruction set.
 pub struct Limits {
-    pool: Pool,
+    pool: Arc<Pool>,
     kernels: &'static Kernels,
 }
 

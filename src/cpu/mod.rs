@@ -32,13 +32,15 @@ mod tensor;
 #[cfg(test)]
 mod tests;
 
+use std::sync::Arc;
+
 pub use arena::Value;
 pub use isa::{Isa, UnknownIsa};
 pub use limits::{Ahead, Limits, Stream};
 pub use ops::CpuOps;
 pub use tensor::Tensor;
 
-use crate::ops::{Batch, Device, DeviceError, KvShape, Rope, TensorView};
+use crate::ops::{Batch, Device, DeviceError, KvShape, Rope, TensorView, Threads};
 use kv::Kv;
 use pool::Pool;
 use rope::RopeTable;
@@ -74,10 +76,8 @@ impl Cpu {
                 available.join(", ")
             ))
         })?;
-        let pool = Pool::new(threads)
-            .map_err(|e| DeviceError(format!("cannot start {threads} threads: {e}")))?;
         Ok(Cpu {
-            ops: CpuOps::new(pool, kernels),
+            ops: CpuOps::new(Arc::new(pool(threads)?), kernels),
             result: None,
         })
     }
@@ -88,7 +88,7 @@ impl Cpu {
     }
 
     /// How many threads compute.
-    pub fn threads(&self) -> usize {
+    pub fn n_threads(&self) -> usize {
         self.ops.pool.threads()
     }
 
@@ -96,6 +96,18 @@ impl Cpu {
         let kv = self.ops.kv.get_mut().as_mut();
         kv.ok_or_else(|| DeviceError("no KV cache was allocated".into()))
     }
+}
+
+/// `n` threads (the caller is one of them) for work beside the passes of other devices.
+///
+/// # Errors
+/// The system refuses them.
+pub fn threads(n: usize) -> Result<Arc<dyn Threads>, DeviceError> {
+    Ok(Arc::new(pool(n)?))
+}
+
+fn pool(n: usize) -> Result<Pool, DeviceError> {
+    Pool::new(n).map_err(|e| DeviceError(format!("cannot start {n} threads: {e}")))
 }
 
 impl Device for Cpu {
@@ -121,6 +133,10 @@ impl Device for Cpu {
         self.ops.begin(batch, hidden)?;
         let result = self.result.insert(forward(&self.ops));
         Ok(result.data())
+    }
+
+    fn threads(&self) -> Option<Arc<dyn Threads>> {
+        Some(Arc::clone(&self.ops.pool) as Arc<dyn Threads>)
     }
 
     fn trace(

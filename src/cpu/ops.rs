@@ -21,7 +21,7 @@ const PARALLEL_ELEMENTS: usize = 32 * 1024;
 
 /// The CPU's operations over the batch of the current pass.
 pub struct CpuOps {
-    pub(super) pool: Pool,
+    pub(super) pool: Arc<Pool>,
     pub(super) kernels: &'static Kernels,
     pub(super) arena: Arc<Arena>,
     rows: Vec<Row>,
@@ -35,7 +35,7 @@ pub struct CpuOps {
 }
 
 impl CpuOps {
-    pub(super) fn new(pool: Pool, kernels: &'static Kernels) -> CpuOps {
+    pub(super) fn new(pool: Arc<Pool>, kernels: &'static Kernels) -> CpuOps {
         CpuOps {
             pool,
             kernels,

@@ -15,6 +15,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
+use crate::ops::Threads;
+
 /// How long a worker spins for the next region before it parks. The gaps within a pass are
 /// shorter; those between tokens (sampling, printing) often too.
 const SPIN: Duration = Duration::from_micros(100);
@@ -178,6 +180,12 @@ impl Pool {
                 worker.thread().unpark();
             }
         }
+    }
+}
+
+impl Threads for Pool {
+    fn for_each(&self, n: usize, body: &(dyn Fn(usize) + Sync)) {
+        self.for_each(n, 1, |items| items.for_each(body));
     }
 }
 

@@ -6,7 +6,7 @@ use super::options::Sizes;
 use super::stage::Stage;
 use crate::kv::{Ledger, LedgerError};
 use crate::models::Hyper;
-use crate::ops::{Batch, DeviceError, KvShape, Row, Step};
+use crate::ops::{Batch, DeviceError, KvShape, Row, Step, Threads};
 
 /// What a session refuses. Unless said otherwise nothing has changed then.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +52,11 @@ pub struct Feed {
 }
 
 /// Logits `[n_outputs, n_vocab]`: a row for each [`Feed`] that wanted them, in order.
-#[derive(Debug, Clone, Copy)]
+#[derive(Clone, Copy)]
 pub struct Logits<'a> {
     values: &'a [f32],
     n_vocab: usize,
+    threads: &'a dyn Threads,
 }
 
 impl<'a> Logits<'a> {
@@ -67,6 +68,15 @@ impl<'a> Logits<'a> {
     /// Row `i`, if there is one.
     pub fn row(&self, i: usize) -> Option<&'a [f32]> {
         self.rows().nth(i)
+    }
+
+    /// Calls `body` with each row and its number, on all threads that computed them; returns when
+    /// every call has.
+    pub fn for_each(&self, body: impl Fn(usize, &[f32]) + Sync) {
+        let (values, n_vocab) = (self.values, self.n_vocab);
+        self.threads.for_each(self.rows().len(), &|i| {
+            body(i, &values[i * n_vocab..(i + 1) * n_vocab]);
+        });
     }
 }
 
@@ -88,6 +98,8 @@ impl Sequence {
 /// Sequences of tokens and their keys and values.
 pub struct Session {
     stages: Vec<Box<dyn Stage>>,
+    /// Those that compute, or wait while a device of its own does.
+    threads: Arc<dyn Threads>,
     hyper: Arc<Hyper>,
     n_ctx: usize,
     ledger: Ledger,
@@ -97,9 +109,15 @@ pub struct Session {
 }
 
 impl Session {
-    pub(super) fn new(stages: Vec<Box<dyn Stage>>, hyper: Arc<Hyper>, sizes: &Sizes) -> Self {
+    pub(super) fn new(
+        stages: Vec<Box<dyn Stage>>,
+        threads: Arc<dyn Threads>,
+        hyper: Arc<Hyper>,
+        sizes: &Sizes,
+    ) -> Self {
         Session {
             stages,
+            threads,
             hyper,
             n_ctx: sizes.n_ctx,
             ledger: Ledger::new(sizes.n_cells, sizes.n_sequences),
@@ -163,7 +181,11 @@ impl Session {
         let n_vocab = self.hyper.n_vocab;
         let n_logits = batch.n_outputs() * n_vocab;
         match run(&mut self.stages, &batch, &[]) {
-            Ok(values) if values.len() == n_logits => Ok(Logits { values, n_vocab }),
+            Ok(values) if values.len() == n_logits => Ok(Logits {
+                values,
+                n_vocab,
+                threads: &*self.threads,
+            }),
             result => {
                 let cause = match result {
                     Err(cause) => cause,

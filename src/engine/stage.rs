@@ -10,7 +10,7 @@ use crate::cpu::Cpu;
 #[cfg(feature = "ggml")]
 use crate::ggml::Ggml;
 use crate::models::{ArchitectureId, Hyper, LoadError, Loader, Model, Part, TensorFile};
-use crate::ops::{Batch, Device, DeviceError, KvShape, PassShape, Step, Traced};
+use crate::ops::{Batch, Device, DeviceError, KvShape, PassShape, Step, Threads, Traced};
 
 /// A part of a model on its device.
 pub(super) trait Stage: Send {
@@ -20,6 +20,8 @@ pub(super) trait Stage: Send {
     fn run(&mut self, batch: &Batch<'_>, hidden: &[f32]) -> Result<&[f32], DeviceError>;
     /// The same, and what each operation gave.
     fn trace(&mut self, batch: &Batch<'_>, hidden: &[f32]) -> Result<Vec<Step>, DeviceError>;
+    /// [`Device::threads`].
+    fn threads(&self) -> Option<Arc<dyn Threads>>;
     /// [`Device::operations`].
     fn operations(&self) -> Option<usize>;
     /// [`Device::shift_keys`] with the model's rotation; nothing where it has none.
@@ -63,6 +65,10 @@ impl<D: Device> Stage for OnDevice<D> {
         Ok(steps
             .map(|(operation, values)| Step { operation, values })
             .collect())
+    }
+
+    fn threads(&self) -> Option<Arc<dyn Threads>> {
+        self.device.threads()
     }
 
     fn operations(&self) -> Option<usize> {

@@ -2,6 +2,8 @@
 
 use std::cmp::Ordering;
 
+use super::softmax::{largest, softmax};
+
 /// A token that can still be drawn.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Candidate {
@@ -48,8 +50,12 @@ fn range(key: f32) -> usize {
 /// The candidates, always in order of id, and buffers that steps share.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Candidates {
-    list: Vec<Candidate>,
-    /// What of `list` is put in another order.
+    ids: Vec<u32>,
+    /// The logit of each.
+    logits: Vec<f32>,
+    /// The probability of each, as [`softmax`](Self::softmax) wrote it last.
+    p: Vec<f32>,
+    /// Some or all of them in another order.
     ranked: Vec<Ranked>,
     /// `[N_RANGES]`: the probability in each range of keys.
     ranges: Vec<f64>,
@@ -65,62 +71,125 @@ impl Candidates {
     /// The first `n_first` ids are known to be drawable: usually all but a few, and looking at
     /// each would take longer than the rest.
     pub fn fill(&mut self, logits: &[f32], drawable: &[bool], n_first: usize) {
-        let candidate = |(&logit, id): (&f32, u32)| Candidate {
-            id,
-            logit: if logit.is_nan() {
+        let n_first = n_first.min(logits.len());
+        let (first, others) = logits.split_at(n_first);
+        let known = |logit: &f32| {
+            if logit.is_nan() {
                 f32::NEG_INFINITY
             } else {
-                logit
-            },
-            p: 0.0,
+                *logit
+            }
         };
-        let all = logits.iter().zip(0..);
-        self.list.clear();
-        self.list.extend(all.clone().take(n_first).map(candidate));
-        let others = all.zip(drawable).skip(n_first);
-        let drawable = others.filter(|(_, drawable)| **drawable);
-        self.list.extend(drawable.map(|(one, _)| candidate(one)));
+        self.ids.clear();
+        self.ids.extend(0..n_first as u32);
+        self.logits.clear();
+        self.logits.extend(first.iter().map(known));
+        let others = (n_first as u32..).zip(others).zip(&drawable[n_first..]);
+        for ((id, logit), _) in others.filter(|(_, drawable)| **drawable) {
+            self.ids.push(id);
+            self.logits.push(known(logit));
+        }
+        self.p.clear();
+        self.p.resize(self.ids.len(), 0.0);
         self.counts.resize(logits.len(), 0);
         self.log_sum = None;
     }
 
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.ids.len()
+    }
+
     /// In order of id.
-    pub fn as_slice(&self) -> &[Candidate] {
-        &self.list
+    pub fn iter(&self) -> impl Iterator<Item = Candidate> {
+        let all = self.ids.iter().zip(&self.logits).zip(&self.p);
+        all.map(|((&id, &logit), &p)| Candidate { id, logit, p })
     }
 
-    /// In order of id; the ids may not be changed.
-    pub fn iter_mut(&mut self) -> impl Iterator<Item = &mut Candidate> {
-        self.list.iter_mut()
+    /// The id and the logit of each, in order of id.
+    pub fn iter_mut(&mut self) -> impl Iterator<Item = (u32, &mut f32)> {
+        self.ids.iter().copied().zip(&mut self.logits)
     }
 
-    /// The candidate `id`, if it is one.
-    pub fn get_mut(&mut self, id: u32) -> Option<&mut Candidate> {
-        let i = self.list.binary_search_by_key(&id, |c| c.id).ok()?;
-        self.list.get_mut(i)
+    /// The logit of each, in order of id.
+    pub fn logits_mut(&mut self) -> &mut [f32] {
+        &mut self.logits
+    }
+
+    /// The highest logit; minus infinity where there is none.
+    pub fn max(&self) -> f32 {
+        largest(&self.logits)
+    }
+
+    /// The highest of the probabilities that [`softmax`](Self::softmax) wrote.
+    pub fn best_p(&self) -> f32 {
+        largest(&self.p).max(0.0)
+    }
+
+    /// The logit of `id`, if it is a candidate.
+    pub fn get_mut(&mut self, id: u32) -> Option<&mut f32> {
+        let i = self.ids.binary_search(&id).ok()?;
+        self.logits.get_mut(i)
     }
 
     /// Rules `id` out.
     pub fn ban(&mut self, id: u32) {
-        if let Some(candidate) = self.get_mut(id) {
-            candidate.logit = f32::NEG_INFINITY;
+        if let Some(logit) = self.get_mut(id) {
+            *logit = f32::NEG_INFINITY;
         }
     }
 
     /// The id of the highest logit, the lowest among equals.
     pub fn likeliest(&self) -> Option<u32> {
-        let order = |a: &&Candidate, b: &&Candidate| a.logit.total_cmp(&b.logit);
-        // Of equals the last one met is the greatest.
-        self.list.iter().rev().max_by(order).map(|c| c.id)
+        let max = self.max();
+        let i = self.logits.iter().position(|&logit| logit == max)?;
+        self.ids.get(i).copied()
     }
 
     /// Removes those that are not to be kept.
-    pub fn retain(&mut self, keep: impl FnMut(&Candidate) -> bool) {
-        self.list.retain(keep);
+    pub fn retain(&mut self, mut keep: impl FnMut(&Candidate) -> bool) {
+        let mut kept = 0;
+        for i in 0..self.len() {
+            kept = self.keep(kept, i, &mut keep);
+        }
+        self.truncate(kept);
     }
 
-    /// Calls `change` once for each candidate that is among `ids`, with how often it is.
-    pub fn for_each_in(&mut self, ids: &[u32], change: impl FnMut(&mut Candidate, u32)) {
+    /// Removes those with a smaller probability than `least`; as [`retain`](Self::retain), but
+    /// faster where most go.
+    pub fn retain_from(&mut self, least: f32) {
+        const PIECE: usize = 32;
+        let mut kept = 0;
+        for start in (0..self.len()).step_by(PIECE) {
+            let end = self.len().min(start + PIECE);
+            let any = |any: bool, p: &f32| any | (*p >= least);
+            if self.p[start..end].iter().fold(false, any) {
+                for i in start..end {
+                    kept = self.keep(kept, i, &mut |c: &Candidate| c.p >= least);
+                }
+            }
+        }
+        self.truncate(kept);
+    }
+
+    /// Moves candidate `i` behind the first `kept` if it is to be kept; returns how many are kept
+    /// with it. Written first and counted then: a processor cannot guess which are kept.
+    #[inline(always)]
+    fn keep(&mut self, kept: usize, i: usize, keep: &mut impl FnMut(&Candidate) -> bool) -> usize {
+        let (id, logit, p) = (self.ids[i], self.logits[i], self.p[i]);
+        (self.ids[kept], self.logits[kept], self.p[kept]) = (id, logit, p);
+        kept + usize::from(keep(&Candidate { id, logit, p }))
+    }
+
+    fn truncate(&mut self, n: usize) {
+        self.ids.truncate(n);
+        self.logits.truncate(n);
+        self.p.truncate(n);
+    }
+
+    /// Calls `change` once for the logit of each candidate that is among `ids`, with how often it
+    /// is.
+    pub fn for_each_in(&mut self, ids: &[u32], change: impl FnMut(&mut f32, u32)) {
         self.for_each_only_in(ids, &[], change);
     }
 
@@ -129,7 +198,7 @@ impl Candidates {
         &mut self,
         ids: &[u32],
         others: &[u32],
-        mut change: impl FnMut(&mut Candidate, u32),
+        mut change: impl FnMut(&mut f32, u32),
     ) {
         for &id in ids {
             if let Some(count) = self.counts.get_mut(id as usize) {
@@ -144,52 +213,38 @@ impl Candidates {
         for &id in ids {
             let count = (self.counts.get_mut(id as usize)).map_or(0, std::mem::take);
             if count > 0
-                && let Some(candidate) = self.get_mut(id)
+                && let Some(logit) = self.get_mut(id)
             {
-                change(candidate, count);
+                change(logit, count);
             }
         }
     }
 
     /// The entropy of the probabilities that [`softmax`](Self::softmax) wrote, in nats.
     pub fn entropy(&self) -> f64 {
-        let p = self.list.iter().map(|c| f64::from(c.p));
+        let p = self.p.iter().map(|&p| f64::from(p));
         p.filter(|p| *p > 0.0).map(|p| -p * p.ln()).sum()
     }
 
     /// Remembers how surprising each candidate is among those there are now.
     pub fn remember_surprise(&mut self) {
-        let max = (self.list.iter()).fold(f32::NEG_INFINITY, |max, c| max.max(c.logit));
-        let exp = |c: &Candidate| f64::from(c.logit - max).exp();
-        self.log_sum = Some(f64::from(max) + self.list.iter().map(exp).sum::<f64>().ln());
+        let max = self.max();
+        let exp = |logit: &f32| f64::from(logit - max).exp();
+        self.log_sum = Some(f64::from(max) + self.logits.iter().map(exp).sum::<f64>().ln());
     }
 
     /// The surprise of `id` in bits, as [`remember_surprise`](Self::remember_surprise) had it.
     pub fn surprise(&mut self, id: u32) -> Option<f64> {
         let log_sum = self.log_sum?;
-        let candidate = self.get_mut(id)?;
-        let surprise = (log_sum - f64::from(candidate.logit)) / std::f64::consts::LN_2;
+        let logit = self.get_mut(id)?;
+        let surprise = (log_sum - f64::from(*logit)) / std::f64::consts::LN_2;
         Some(surprise).filter(|s| s.is_finite())
     }
 
     /// Writes each candidate's probability. Where logits are plus infinity, those share it;
     /// where all are ruled out, every probability is 0.
     pub fn softmax(&mut self) {
-        let max = (self.list.iter()).fold(f32::NEG_INFINITY, |max, c| max.max(c.logit));
-        let mut sum = 0.0f64;
-        for c in &mut self.list {
-            c.p = if c.logit == max {
-                (max > f32::NEG_INFINITY) as u32 as f32
-            } else {
-                (c.logit - max).exp()
-            };
-            sum += f64::from(c.p);
-        }
-        if sum > 0.0 {
-            for c in &mut self.list {
-                c.p = (f64::from(c.p) / sum) as f32;
-            }
-        }
+        softmax(&self.logits, &mut self.p);
     }
 
     /// Visits candidates, those with the smallest key first, while `go_on` says so; returns the
@@ -202,7 +257,7 @@ impl Candidates {
         // What a nucleus usually holds; each further piece is larger, so that the whole costs
         // not much more than sorting everything.
         const FIRST_PIECE: usize = 64;
-        let mut rest = self.rank(key);
+        let mut rest = self.rank(key).as_mut_slice();
         let mut piece = FIRST_PIECE;
         let mut last = None;
         while !rest.is_empty() {
@@ -229,15 +284,16 @@ impl Candidates {
     /// whose keys are near its.
     pub fn reach(&mut self, p: f32, key: impl Fn(&Candidate) -> f32) -> Option<Ranked> {
         let p = f64::from(p);
-        self.ranges.clear();
-        self.ranges.resize(N_RANGES, 0.0);
-        for c in &self.list {
-            if let Some(sum) = self.ranges.get_mut(range(key(c))) {
+        let mut ranges = std::mem::take(&mut self.ranges);
+        ranges.clear();
+        ranges.resize(N_RANGES, 0.0);
+        for c in self.iter() {
+            if let Some(sum) = ranges.get_mut(range(key(&c))) {
                 *sum += f64::from(c.p);
             }
         }
         let mut sum = 0.0;
-        let reached = self.ranges.iter().position(|&of_range| {
+        let reached = ranges.iter().position(|&of_range| {
             let before = sum;
             sum += of_range;
             let reached = sum >= p && of_range > 0.0;
@@ -246,23 +302,19 @@ impl Candidates {
             }
             reached
         });
-        let all = self.list.iter().map(|c| Ranked {
-            key: key(c),
-            id: c.id,
-            p: c.p,
-        });
+        self.ranges = ranges;
+        let ranked = self.rank(&key);
         let Some(reached) = reached else {
-            return all.max_by(Ranked::order);
+            return ranked.iter().copied().max_by(Ranked::order);
         };
-        self.ranked.clear();
-        self.ranked.extend(all.filter(|c| range(c.key) == reached));
-        self.ranked.sort_unstable_by(Ranked::order);
-        let enough = self.ranked.iter().find(|ranked| {
+        ranked.retain(|ranked| range(ranked.key) == reached);
+        ranked.sort_unstable_by(Ranked::order);
+        let enough = ranked.iter().find(|ranked| {
             sum += f64::from(ranked.p);
             sum >= p
         });
         // Sums in another order may differ in their last bits.
-        enough.or(self.ranked.last()).copied()
+        enough.or(ranked.last()).copied()
     }
 
     /// The candidate that has `n` before it by `key`, without sorting.
@@ -275,13 +327,15 @@ impl Candidates {
         Some(*nth)
     }
 
-    fn rank(&mut self, key: impl Fn(&Candidate) -> f32) -> &mut [Ranked] {
-        self.ranked.clear();
-        self.ranked.extend(self.list.iter().map(|c| Ranked {
-            key: key(c),
+    fn rank(&mut self, key: impl Fn(&Candidate) -> f32) -> &mut Vec<Ranked> {
+        let mut ranked = std::mem::take(&mut self.ranked);
+        ranked.clear();
+        ranked.extend(self.iter().map(|c| Ranked {
+            key: key(&c),
             id: c.id,
             p: c.p,
         }));
+        self.ranked = ranked;
         &mut self.ranked
     }
 }

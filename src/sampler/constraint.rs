@@ -67,17 +67,16 @@ pub(super) fn apply(
         Err(error) => return Some(Over::Failed(error)),
     };
     let mut any = false;
-    for candidate in candidates.iter_mut() {
-        let id = candidate.id;
+    for (id, logit) in candidates.iter_mut() {
         let word = allowed.get(id as usize / 32).copied().unwrap_or(0);
         let allowed = match params.eos.contains(&id) {
             true => may_end,
             false => word >> (id % 32) & 1 == 1,
         };
         if !allowed {
-            candidate.logit = f32::NEG_INFINITY;
+            *logit = f32::NEG_INFINITY;
         }
-        any |= candidate.logit > f32::NEG_INFINITY;
+        any |= *logit > f32::NEG_INFINITY;
     }
     // Its end is banned (it comes too early, say), but nothing else can come.
     (!any && may_end).then_some(Over::Whole)

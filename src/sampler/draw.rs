@@ -8,7 +8,7 @@
 use rand_chacha::ChaCha12Rng;
 use rand_chacha::rand_core::{RngCore, SeedableRng};
 
-use super::Candidate;
+use super::Candidates;
 
 /// A seed where none is given: any 32-bit number, short enough to be typed again.
 pub fn random_seed() -> u64 {
@@ -55,12 +55,12 @@ impl Draw {
 
     /// The token at which the running sum of probabilities, in order of id, exceeds the number
     /// for the `n_generated`-th token, uniform in `[0, 1)` with 53 bits.
-    pub fn draw(&mut self, candidates: &[Candidate], n_generated: usize) -> Option<u32> {
+    pub fn draw(&mut self, candidates: &Candidates, n_generated: usize) -> Option<u32> {
         let uniform = uniform(&mut self.generator, n_generated);
         let total: f64 = candidates.iter().map(|c| f64::from(c.p)).sum();
         let target = uniform * total;
         let mut sum = 0.0;
-        for c in candidates {
+        for c in candidates.iter() {
             sum += f64::from(c.p);
             if sum > target {
                 return Some(c.id);

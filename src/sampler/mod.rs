@@ -15,6 +15,7 @@ mod ban;
 mod candidates;
 mod constraint;
 mod draw;
+mod softmax;
 mod steps;
 
 pub use candidates::Candidate;
@@ -24,6 +25,7 @@ pub use steps::{
     Dry, DynamicTemperature, Invalid, Mirostat, MirostatVersion, Params, Smoothing, Step, Xtc,
 };
 
+use std::cell::RefCell;
 use std::sync::Arc;
 
 use candidates::Candidates;
@@ -55,7 +57,7 @@ impl<'a> Context<'a> {
 
 /// Draws the tokens of one text.
 ///
-/// Its buffers are reused: after the first token only DRY, tail-free sampling and mirostat 1
+/// Buffers are reused: after a thread's first token only DRY, tail-free sampling and mirostat 1
 /// allocate.
 #[derive(Debug, Clone)]
 pub struct Sampler {
@@ -69,7 +71,12 @@ pub struct Sampler {
     over: Option<Over>,
     /// Tokens that were drawn at this place and taken back.
     taken_back: Vec<u32>,
-    candidates: Candidates,
+}
+
+thread_local! {
+    /// Of whatever text draws next on this thread: those of all texts together would take the place
+    /// of the model's weights in the caches.
+    static CANDIDATES: RefCell<Candidates> = RefCell::default();
 }
 
 /// What a [`Sampler`] knows at one place of its text beside the tokens.
@@ -99,7 +106,6 @@ impl Sampler {
             constraint: None,
             over: None,
             taken_back: Vec::new(),
-            candidates: Candidates::default(),
         })
     }
 
@@ -135,8 +141,20 @@ impl Sampler {
         logits: &[f32],
         history: &[u32],
         prompt_len: usize,
-    ) -> &[Candidate] {
-        let candidates = &mut self.candidates;
+    ) -> Vec<Candidate> {
+        CANDIDATES.with_borrow_mut(|candidates| {
+            self.run_chain(candidates, logits, history, prompt_len);
+            candidates.iter().collect()
+        })
+    }
+
+    fn run_chain(
+        &mut self,
+        candidates: &mut Candidates,
+        logits: &[f32],
+        history: &[u32],
+        prompt_len: usize,
+    ) {
         candidates.fill(logits, &self.drawable, self.n_first);
         let context = Context {
             params: &self.params,
@@ -159,20 +177,22 @@ impl Sampler {
             step.apply(&context, candidates);
         }
         candidates.softmax();
-        candidates.as_slice()
     }
 
     /// The next token, or `None` where nothing can be drawn: every token is banned, the
     /// logits are not numbers, or the text is [`over`](Self::over).
     pub fn sample(&mut self, logits: &[f32], history: &[u32], prompt_len: usize) -> Option<u32> {
-        self.probabilities(logits, history, prompt_len);
         let n_generated = history.len().saturating_sub(prompt_len);
-        let drawn = self.draw.draw(self.candidates.as_slice(), n_generated)?;
-        if let Some(mirostat) = &self.params.mirostat
-            && let Some(surprise) = self.candidates.surprise(drawn)
-        {
-            self.bound = mirostat.next_bound(self.bound, surprise);
-        }
+        let drawn = CANDIDATES.with_borrow_mut(|candidates| {
+            self.run_chain(candidates, logits, history, prompt_len);
+            let drawn = self.draw.draw(candidates, n_generated)?;
+            if let Some(mirostat) = &self.params.mirostat
+                && let Some(surprise) = candidates.surprise(drawn)
+            {
+                self.bound = mirostat.next_bound(self.bound, surprise);
+            }
+            Some(drawn)
+        })?;
         if let Some(constraint) = &mut self.constraint
             && !self.params.eos.contains(&drawn)
         {

@@ -1,24 +1,17 @@
 //! From a text's news to a response: all at once, or piece by piece.
 
 use std::convert::Infallible;
-use std::time::Duration;
 
 use axum::body::{Body, Bytes};
 use axum::http::{HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use serde_json::Value;
 use tokio::sync::mpsc;
-use tokio_stream::wrappers::ReceiverStream;
 
 use super::refusal::Refusal;
 use super::running::Watched;
 use super::worker::{Drawn, News, gone};
 use crate::schedule::{Finish, Timings};
-
-/// Pieces that wait for a client to read them; what comes then waits with the worker.
-const PIECES_AHEAD: usize = 64;
-/// A client that reads nothing for so long is gone.
-const STALLED: Duration = Duration::from_secs(120);
 
 /// The texts of one HTTP request. Dropping it cancels those that are not done.
 pub struct Answers {
@@ -70,8 +63,20 @@ impl Answers {
             },
             None => self.news.recv().await,
         };
-        let next = next.unwrap_or_else(|| (0, News::Failed(gone())));
-        match &next.1 {
+        Some(self.note(next.unwrap_or_else(|| (0, News::Failed(gone())))))
+    }
+
+    /// The next news, if it has come already.
+    fn now(&mut self) -> Option<(usize, News)> {
+        match self.left {
+            0 => None,
+            _ => self.news.try_recv().ok().map(|next| self.note(next)),
+        }
+    }
+
+    /// Keeps account of what has come.
+    fn note(&mut self, news: (usize, News)) -> (usize, News) {
+        match &news.1 {
             News::Text(text, _) => {
                 if let Some(watched) = &self.watched {
                     watched.add(text);
@@ -80,7 +85,7 @@ impl Answers {
             News::Done(..) => self.left -= 1,
             News::Failed(_) => self.left = 0,
         }
-        Some(next)
+        news
     }
 
     /// All texts, in order.
@@ -111,36 +116,34 @@ impl Answers {
         Ok(wholes)
     }
 
-    /// A response of pieces. `shape` makes pieces of each news, and of `None` at the end.
+    /// A response of pieces. `shape` makes pieces of each news, and of `None` at the end. What a
+    /// client is too slow to take waits with the worker.
     pub fn stream(
-        mut self,
+        self,
         framing: Framing,
-        mut shape: impl FnMut(Option<(usize, News)>) -> Vec<Frame> + Send + 'static,
+        shape: impl FnMut(Option<(usize, News)>) -> Vec<Frame> + Send + 'static,
     ) -> Response {
-        let (sender, receiver) = mpsc::channel::<Result<Bytes, Infallible>>(PIECES_AHEAD);
-        tokio::spawn(async move {
-            loop {
-                let news = tokio::select! {
-                    news = self.next() => news,
-                    () = sender.closed() => return,
-                };
-                let last = news.is_none();
-                let mut bytes = Vec::new();
-                for frame in shape(news) {
-                    framing.write(&frame, &mut bytes);
-                }
-                if !bytes.is_empty() {
-                    let sent = tokio::time::timeout(STALLED, sender.send(Ok(bytes.into()))).await;
-                    if !matches!(sent, Ok(Ok(()))) {
-                        return;
-                    }
-                }
-                if last {
-                    return;
-                }
+        let parts = futures_util::stream::unfold(Some((self, shape)), move |state| async move {
+            let (mut answers, mut shape) = state?;
+            let mut bytes = Vec::new();
+            let mut write = |news| {
+                let frames: Vec<Frame> = shape(news);
+                (frames.iter()).for_each(|frame| framing.write(frame, &mut bytes));
+            };
+            let mut news = answers.next().await;
+            while news.is_some() {
+                write(news);
+                // What has come meanwhile goes with it.
+                news = answers.now();
             }
+            let over = answers.left == 0;
+            if over {
+                write(None);
+            }
+            let part = Ok::<_, Infallible>(Bytes::from(bytes));
+            Some((part, (!over).then_some((answers, shape))))
         });
-        let mut response = Body::from_stream(ReceiverStream::new(receiver)).into_response();
+        let mut response = Body::from_stream(parts).into_response();
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use axum::body::Body;
+use futures_util::StreamExt;
 use serde_json::{Value, json};
 use tokio::sync::SemaphorePermit;
-use tokio_stream::StreamExt;
 
 use super::answer::Answers;
 use super::fields::Draft;

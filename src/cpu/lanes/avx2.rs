@@ -107,6 +107,65 @@ impl Lanes for Avx2 {
             _mm_storeu_si128(at.add(1), to_f16(self.0[1]));
         }
     }
+
+    #[inline(always)]
+    unsafe fn largest(self, other: Self) -> f32 {
+        // SAFETY: by the trait's contract.
+        unsafe {
+            // As integers, magnitudes order like the floats, and a NaN comes out on top.
+            let bits = _mm256_set1_epi32(i32::MAX);
+            let magnitude = |x| _mm256_and_si256(_mm256_castps_si256(x), bits);
+            let larger = |a, b| _mm256_max_epu32(magnitude(a), magnitude(b));
+            let largest =
+                _mm256_max_epu32(larger(self.0[0], self.0[1]), larger(other.0[0], other.0[1]));
+            let (low, high) = (
+                _mm256_castsi256_si128(largest),
+                _mm256_extracti128_si256::<1>(largest),
+            );
+            let four = _mm_max_epu32(low, high);
+            let two = _mm_max_epu32(four, _mm_unpackhi_epi64(four, four));
+            let one = _mm_max_epu32(two, _mm_shuffle_epi32::<1>(two));
+            f32::from_bits(_mm_cvtsi128_si32(one) as u32)
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> i16 {
+        // SAFETY: by the trait's contract.
+        unsafe {
+            let divisor = _mm256_set1_ps(divisor);
+            let eight = |x| {
+                let x = _mm256_div_ps(x, divisor);
+                let is_number = _mm256_cmp_ps::<_CMP_ORD_Q>(x, x);
+                _mm256_cvtps_epi32(_mm256_and_ps(x, is_number))
+            };
+            // The halves of registers are packed apart: 0 to 3, 8 to 11, 4 to 7, 12 to 15.
+            let q = _mm256_packs_epi32(eight(self.0[0]), eight(self.0[1]));
+            let q = _mm256_permute4x64_epi64::<0b11_01_10_00>(q);
+            let (low, high) = (_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
+            let q = _mm_packs_epi16(low, high);
+            _mm_storeu_si128(at.cast(), q);
+            sum_of_i8(q)
+        }
+    }
+}
+
+/// The sum of 16 i8.
+///
+/// # Safety
+/// SSE2.
+#[inline(always)]
+pub(super) unsafe fn sum_of_i8(q: __m128i) -> i16 {
+    // SAFETY: by this function's contract.
+    unsafe {
+        // Processors sum bytes without sign: each is 128 too large.
+        let sums = _mm_sad_epu8(
+            _mm_xor_si128(q, _mm_set1_epi8(i8::MIN)),
+            _mm_setzero_si128(),
+        );
+        let sum = _mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums));
+        (_mm_cvtsi128_si32(sum) - 16 * 128) as i16
+    }
 }
 
 /// The f16 at `at` in every lane.

@@ -6,7 +6,7 @@ use std::ptr::addr_of;
 use katari_gguf::block::{BlockQ4_0, BlockQ8_0};
 
 use super::Lanes;
-use super::avx2::trees_of_8;
+use super::avx2::{sum_of_i8, trees_of_8};
 
 /// All 16.
 #[derive(Clone, Copy)]
@@ -102,6 +102,30 @@ impl Lanes for Avx512 {
             let x = _mm512_castsi512_ps(_mm512_mask_mov_epi32(bits, is_nan, quiet));
             let halfs = _mm512_cvtps_ph::<_MM_FROUND_TO_NEAREST_INT>(x);
             _mm256_storeu_si256(at.cast(), halfs);
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn largest(self, other: Self) -> f32 {
+        // SAFETY: by the trait's contract.
+        unsafe {
+            // As integers, magnitudes order like the floats, and a NaN comes out on top.
+            let bits = _mm512_set1_epi32(i32::MAX);
+            let magnitude = |x| _mm512_and_si512(_mm512_castps_si512(x), bits);
+            let largest = _mm512_max_epu32(magnitude(self.0), magnitude(other.0));
+            f32::from_bits(_mm512_reduce_max_epu32(largest))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> i16 {
+        // SAFETY: by the trait's contract.
+        unsafe {
+            let x = _mm512_div_ps(self.0, _mm512_set1_ps(divisor));
+            let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(x, x);
+            let q = _mm512_cvtsepi32_epi8(_mm512_maskz_cvtps_epi32(is_number, x));
+            _mm_storeu_si128(at.cast(), q);
+            sum_of_i8(q)
         }
     }
 }

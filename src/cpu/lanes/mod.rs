@@ -39,7 +39,7 @@ pub(super) fn tree(mut lanes: [f32; LANES]) -> f32 {
 ///
 /// # Safety
 /// All functions need the instruction set of the type, and that what they read or write is there:
-/// a block, 64 bytes of f32 or 32 of f16 (little-endian), without any alignment.
+/// a block, 64 bytes of f32, 32 of f16 (little-endian) or 16 of i8, without any alignment.
 pub(super) trait Lanes: Copy {
     /// Whether there are registers for 24 of these, rather than for 7.
     const MANY: bool;
@@ -63,4 +63,9 @@ pub(super) trait Lanes: Copy {
     /// Rounds each to f16, ties to even, and writes them; a NaN becomes the quiet one without
     /// payload.
     unsafe fn store_f16(self, at: *mut u8);
+    /// The largest magnitude among `self` and `other`; a NaN is larger than infinity.
+    unsafe fn largest(self, other: Self) -> f32;
+    /// Writes each over `divisor`, rounded to the nearest integer, ties to even, those beyond i8 as
+    /// its ends, a NaN as 0, and returns their sum. For quotients below 2^21.
+    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> i16;
 }

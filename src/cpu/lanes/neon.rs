@@ -118,6 +118,32 @@ impl Lanes for Neon {
             }
         }
     }
+
+    #[inline(always)]
+    unsafe fn largest(self, other: Self) -> f32 {
+        // SAFETY: by the trait's contract.
+        unsafe {
+            // As integers, magnitudes order like the floats, and a NaN comes out on top.
+            let magnitude = |x| vreinterpretq_u32_f32(vabsq_f32(x));
+            let both = self.0.into_iter().chain(other.0).map(magnitude);
+            let largest = both.fold(vdupq_n_u32(0), |a, b| vmaxq_u32(a, b));
+            f32::from_bits(vmaxvq_u32(largest))
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> i16 {
+        // SAFETY: by the trait's contract.
+        unsafe {
+            // A NaN is converted to 0.
+            let four = |x| vqmovn_s32(vcvtnq_s32_f32(vdivq_f32(x, vdupq_n_f32(divisor))));
+            let [a, b, c, d] = self.0.map(four);
+            let low = vqmovn_s16(vcombine_s16(a, b));
+            let q = vcombine_s8(low, vqmovn_s16(vcombine_s16(c, d)));
+            vst1q_s8(at, q);
+            vaddlvq_s8(q)
+        }
+    }
 }
 
 /// The f16 at `at` in every lane.

@@ -79,4 +79,27 @@ impl Lanes for Scalar {
         // SAFETY: by the trait's contract.
         unsafe { at.cast::<[Half; LANES]>().write(self.0.map(Half::new)) }
     }
+
+    #[inline(always)]
+    unsafe fn largest(self, other: Self) -> f32 {
+        // As integers, magnitudes order like the floats, and a NaN comes out on top.
+        let both = self.0.iter().chain(&other.0);
+        let largest = both.fold(0, |largest, x| largest.max(x.to_bits() & 0x7fff_ffff));
+        f32::from_bits(largest)
+    }
+
+    #[inline(always)]
+    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> i16 {
+        /// Adding it leaves the rounded sum in the low mantissa bits.
+        const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
+        let q = self.0.map(|x| {
+            let x = x / divisor;
+            let x = if x.is_nan() { 0.0 } else { x };
+            let whole = ((x + MAGIC).to_bits() as i32).wrapping_sub(MAGIC.to_bits() as i32);
+            whole.clamp(-128, 127) as i8
+        });
+        // SAFETY: by the trait's contract.
+        unsafe { at.cast::<[i8; LANES]>().write(q) };
+        q.iter().map(|&q| i16::from(q)).sum()
+    }
 }

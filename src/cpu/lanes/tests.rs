@@ -13,11 +13,12 @@ unsafe fn everything<L: Lanes>(bytes: &[u8; 64], others: &[f32; 64]) -> Vec<u32>
     // SAFETY: by this function's contract; 64 bytes are 16 f32, and more than all else reads.
     unsafe {
         let [a, b, c, d] = [0, 16, 32, 48].map(|i| L::load(others[i..].as_ptr()));
+        // A NaN's payload is nobody's concern.
+        let bits = |x: f32| if x.is_nan() { u32::MAX } else { x.to_bits() };
         let mut keep = |x: L| {
             let mut lanes = [0.0f32; LANES];
             x.store(lanes.as_mut_ptr());
-            // A NaN's payload is nobody's concern.
-            out.extend(lanes.map(|x| if x.is_nan() { u32::MAX } else { x.to_bits() }));
+            out.extend(lanes.map(bits));
         };
         keep(L::load(bytes.as_ptr().cast()));
         keep(L::load_f16(bytes.as_ptr()));
@@ -29,10 +30,16 @@ unsafe fn everything<L: Lanes>(bytes: &[u8; 64], others: &[f32; 64]) -> Vec<u32>
         }
         keep(L::splat(1.5));
         keep(a.fma(b, c));
-        out.extend(L::trees([a, b, c, d]).map(f32::to_bits));
+        out.extend(L::trees([a, b, c, d]).map(bits));
         let mut halfs = [0u8; 32];
         L::load(bytes.as_ptr().cast()).store_f16(halfs.as_mut_ptr());
         out.extend(halfs.map(u32::from));
+        for (x, divisor) in [(a, 6.5), (b, f32::INFINITY), (c, -0.75)] {
+            let mut q = [0i8; LANES];
+            out.push(x.store_i8(divisor, q.as_mut_ptr()) as u32);
+            out.extend(q.map(|q| q as u32));
+            out.push(bits(x.largest(d)));
+        }
     }
     out
 }
@@ -64,7 +71,10 @@ proptest::proptest! {
         bytes[..4].copy_from_slice(&rare[special % 8].to_le_bytes());
         let rare = [0x7c00u16, 0xfc00, 0x7e01, 0x8000, 0x0001, 0x83ff, 0x7bff, 0x0400];
         bytes[4..6].copy_from_slice(&rare[special % 8].to_le_bytes());
-        let floats: [f32; 64] = floats.try_into().unwrap();
+        let mut floats: [f32; 64] = floats.try_into().unwrap();
+        // A tie; what is not a number, in any lane.
+        floats[16 + special] = [f32::INFINITY, f32::NAN][special % 2];
+        floats[special] = 3.25;
         // SAFETY: plain arrays need no instruction set.
         let expected = unsafe { everything::<Scalar>(&bytes, &floats) };
         for &isa in Isa::ALL.iter().filter(|isa| isa.is_available()) {

@@ -1,14 +1,8 @@
 //! What is done to each row of activations.
 
 use super::functions::{gelu_erf, gelu_tanh, silu};
-use crate::cpu::activation::{self, RowMut};
 use crate::cpu::linear::PANEL;
 use crate::ops::{Activation, RopePairs};
-
-#[inline(always)]
-pub(super) fn quantize_row(x: &[f32], out: RowMut<'_>) {
-    activation::quantize_row(x, out);
-}
 
 /// The mean of `f(x)` in f64, in 8 lanes.
 #[inline(always)]

@@ -8,11 +8,11 @@ mod softmax;
 #[cfg(test)]
 mod tests;
 
-use elementwise::{add, finish_linear, finish_tile, layer_norm, quantize_row, rotate};
+use elementwise::{add, finish_linear, finish_tile, layer_norm, rotate};
 pub(super) use softmax::Softmax;
 use softmax::{merge, softmax};
 
-use super::activation::RowMut;
+use super::activation::{RowMut, quantize_row};
 use super::attend::pack;
 use super::attend::products::{Stored, score, score_block, unpack, weigh, weigh_block};
 // The weights' float products sum in the same lanes.
@@ -118,7 +118,7 @@ macro_rules! per_isa {
 
 per_isa! {
     /// Quantises one row of activations.
-    fn quantize_row(x: &[f32], out: RowMut<'_>);
+    fn quantize_row<L>(x: &[f32], out: RowMut<'_>);
     /// `out = (x - mean) / sqrt(variance + eps) * weight + bias`.
     fn layer_norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32]);
     /// `a += b`.

@@ -78,9 +78,9 @@ pub fn apply(dry: &Dry, context: &Context, candidates: &mut Candidates) {
     }
     for (id, length) in longest {
         if let Some(beyond) = length.checked_sub(dry.allowed_length)
-            && let Some(candidate) = candidates.get_mut(id)
+            && let Some(logit) = candidates.get_mut(id)
         {
-            candidate.logit -= dry.multiplier * dry.base.powi(beyond as i32);
+            *logit -= dry.multiplier * dry.base.powi(beyond as i32);
         }
     }
 }

@@ -29,10 +29,7 @@ pub fn apply(dynamic: &Option<DynamicTemperature>, _: &Context, candidates: &mut
     let Some(dynamic) = dynamic else { return };
     candidates.softmax();
     let entropy = candidates.entropy();
-    let possible = candidates
-        .as_slice()
-        .iter()
-        .filter(|c| c.logit > f32::NEG_INFINITY);
+    let possible = candidates.iter().filter(|c| c.logit > f32::NEG_INFINITY);
     let highest = (possible.count().max(1) as f64).ln();
     let relative = if highest > 0.0 {
         (entropy / highest).clamp(0.0, 1.0)
@@ -41,7 +38,7 @@ pub fn apply(dynamic: &Option<DynamicTemperature>, _: &Context, candidates: &mut
     };
     let (low, high) = (f64::from(dynamic.low), f64::from(dynamic.high));
     let temperature = low + (high - low) * relative.powf(f64::from(dynamic.exponent));
-    for c in candidates.iter_mut() {
-        c.logit = (f64::from(c.logit) / temperature) as f32;
+    for logit in candidates.logits_mut() {
+        *logit = (f64::from(*logit) / temperature) as f32;
     }
 }

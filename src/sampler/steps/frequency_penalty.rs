@@ -8,8 +8,8 @@ pub fn check(penalty: &f32) -> bool {
 
 pub fn apply(penalty: &f32, context: &Context, candidates: &mut Candidates) {
     if *penalty != 0.0 {
-        candidates.for_each_in(context.generated(), |c, count| {
-            c.logit -= penalty * count as f32;
+        candidates.for_each_in(context.generated(), |logit, count| {
+            *logit -= penalty * count as f32;
         });
     }
 }

@@ -10,8 +10,8 @@ pub fn check(bias: &BTreeMap<u32, f32>) -> bool {
 
 pub fn apply(bias: &BTreeMap<u32, f32>, _: &Context, candidates: &mut Candidates) {
     for (&id, bias) in bias {
-        if let Some(candidate) = candidates.get_mut(id) {
-            candidate.logit += bias;
+        if let Some(logit) = candidates.get_mut(id) {
+            *logit += bias;
         }
     }
 }

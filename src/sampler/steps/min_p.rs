@@ -11,6 +11,6 @@ pub fn apply(p: &f32, _: &Context, candidates: &mut Candidates) {
         return;
     }
     candidates.softmax();
-    let best = (candidates.as_slice().iter()).fold(0.0f32, |best, c| best.max(c.p));
-    candidates.retain(|c| c.p >= p * best);
+    let best = candidates.best_p();
+    candidates.retain_from(p * best);
 }

@@ -81,7 +81,7 @@ pub fn apply(mirostat: &Option<Mirostat>, context: &Context, candidates: &mut Ca
 /// How many tokens make texts of the surprise `bound`, in bits, if the candidates follow Zipf's
 /// law; from 1 to all. (Equations 5 and 7 of the paper.)
 fn zipf_k(bound: f64, candidates: &mut Candidates) -> usize {
-    let n = candidates.as_slice().len();
+    let n = candidates.len();
     let mut top = Vec::with_capacity(ESTIMATED_FROM);
     candidates.visit(
         |c| -c.logit,

@@ -8,6 +8,6 @@ pub fn check(penalty: &f32) -> bool {
 
 pub fn apply(penalty: &f32, context: &Context, candidates: &mut Candidates) {
     if *penalty != 0.0 {
-        candidates.for_each_in(context.generated(), |c, _| c.logit -= penalty);
+        candidates.for_each_in(context.generated(), |logit, _| *logit -= penalty);
     }
 }

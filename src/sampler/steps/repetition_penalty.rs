@@ -1,4 +1,4 @@
-use super::super::{Candidate, Candidates, Context};
+use super::super::{Candidates, Context};
 
 pub const EXPECTED: &str = "a number above 0, at most 100";
 
@@ -17,11 +17,11 @@ pub fn apply(penalty: &f32, context: &Context, candidates: &mut Candidates) {
     let seen = &history[history.len().saturating_sub(window)..];
     let slope = context.params.repetition_slope;
     let punish = |penalty: f32| {
-        move |c: &mut Candidate, _: u32| {
-            if c.logit < 0.0 {
-                c.logit *= penalty;
+        move |logit: &mut f32, _: u32| {
+            if *logit < 0.0 {
+                *logit *= penalty;
             } else {
-                c.logit /= penalty;
+                *logit /= penalty;
             }
         }
     };

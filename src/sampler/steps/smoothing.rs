@@ -24,15 +24,15 @@ pub fn check(smoothing: &Option<Smoothing>) -> bool {
 /// With `d = logit - max`: `max - factor * ((3 - curve) / 2 * d^2 - (curve - 1) / 2 * d^3)`.
 pub fn apply(smoothing: &Option<Smoothing>, _: &Context, candidates: &mut Candidates) {
     let Some(smoothing) = smoothing else { return };
-    let logits = candidates.as_slice().iter().map(|c| c.logit);
-    let max = logits.fold(f32::NEG_INFINITY, f32::max);
+    let max = candidates.max();
     if !max.is_finite() {
         return;
     }
     let square = smoothing.factor * (3.0 - smoothing.curve) / 2.0;
     let cube = smoothing.factor * (smoothing.curve - 1.0) / 2.0;
-    for c in candidates.iter_mut().filter(|c| c.logit.is_finite()) {
-        let d = c.logit - max;
-        c.logit = max - d * d * (square - cube * d);
+    let logits = candidates.logits_mut().iter_mut();
+    for logit in logits.filter(|logit| logit.is_finite()) {
+        let d = *logit - max;
+        *logit = max - d * d * (square - cube * d);
     }
 }

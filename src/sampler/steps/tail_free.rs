@@ -12,7 +12,7 @@ pub fn apply(z: &f32, _: &Context, candidates: &mut Candidates) {
         return;
     }
     candidates.softmax();
-    let mut sorted = Vec::with_capacity(candidates.as_slice().len());
+    let mut sorted = Vec::with_capacity(candidates.len());
     candidates.visit(
         |c| -c.logit,
         |ranked| {

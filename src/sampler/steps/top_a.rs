@@ -11,6 +11,6 @@ pub fn apply(a: &f32, _: &Context, candidates: &mut Candidates) {
         return;
     }
     candidates.softmax();
-    let best = (candidates.as_slice().iter()).fold(0.0f32, |best, c| best.max(c.p));
-    candidates.retain(|c| c.p >= a * best * best);
+    let best = candidates.best_p();
+    candidates.retain_from(a * best * best);
 }

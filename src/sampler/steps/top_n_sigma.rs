@@ -12,7 +12,7 @@ pub fn apply(n: &f32, _: &Context, candidates: &mut Candidates) {
         return;
     }
     let finite = || {
-        let logits = candidates.as_slice().iter().map(|c| f64::from(c.logit));
+        let logits = candidates.iter().map(|c| f64::from(c.logit));
         logits.filter(|logit| logit.is_finite())
     };
     let count = finite().count();

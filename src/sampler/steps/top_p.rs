@@ -12,6 +12,11 @@ pub fn apply(p: &f32, _: &Context, candidates: &mut Candidates) {
         return;
     }
     candidates.softmax();
+    // Those less likely than this have, all together, at most half of what is left out.
+    let unlikely = (1.0 - p) / (2 * candidates.len().max(1)) as f32;
+    if candidates.best_p() >= unlikely {
+        candidates.retain_from(unlikely);
+    }
     let last = candidates.reach(*p, |c| -c.logit);
     if let Some(last) = last {
         candidates.retain(|c| (-c.logit, c.id) <= (last.key, last.id));

@@ -12,7 +12,7 @@ pub fn apply(p: &f32, _: &Context, candidates: &mut Candidates) {
         return;
     }
     candidates.softmax();
-    let entropy: f32 = (candidates.as_slice().iter())
+    let entropy: f32 = (candidates.iter())
         .filter(|c| c.p > 0.0)
         .map(|c| -c.p * c.p.ln())
         .sum();

@@ -37,7 +37,7 @@ pub fn apply(xtc: &Xtc, context: &Context, candidates: &mut Candidates) {
     candidates.softmax();
     // What is ruled out is there with a probability of 0, which a threshold may be.
     let likely = |c: &Candidate| c.p > 0.0 && c.p >= xtc.threshold;
-    let all = candidates.as_slice().iter().filter(|c| likely(c));
+    let all = candidates.iter().filter(likely);
     let least = all.min_by(|a, b| a.p.total_cmp(&b.p).then(b.id.cmp(&a.id)));
     if let Some(least) = least.map(|c| c.id) {
         candidates.retain(|c| !likely(c) || c.id == least);
