@@ -21,9 +21,9 @@ pub(super) const PANEL: usize = 64;
 /// panel's depth of them and their results (512 at once took up to a fifth longer on AVX-512).
 pub(super) const BATCH: usize = 128;
 
-/// Bytes of weights that a thread takes at once for one row of activations: short enough that
-/// threads end together, long enough that the memory's stream is seldom begun anew.
-const DECODE_BYTES: usize = 256 * 1024;
+/// Bytes of weights that a thread takes at once, at least, for one row of activations: a
+/// microsecond's reading, so that threads end together.
+const DECODE_BYTES: usize = 32 * 1024;
 
 thread_local! {
     /// A worker's results before bias and activation, `[BATCH, PANEL]`.
@@ -85,22 +85,28 @@ pub(super) fn run<const N: usize>(
             first,
         })
     });
-    pool.for_each(n_items, 1, |items| {
-        for item in items {
-            let job = jobs.iter().rev().flatten().find(|job| job.first <= item);
-            if let Some(job) = job {
-                job.item(kernels, x, item - job.first);
+    let some = |items: Range<usize>| {
+        for job in jobs.iter().flatten() {
+            let end = job.first + job.layer.weight.rows.div_ceil(job.rows);
+            let (start, end) = (items.start.max(job.first), items.end.min(end));
+            if start < end {
+                job.items(kernels, x, start - job.first..end - job.first);
             }
         }
-    });
+    };
+    match x.rows {
+        // Each run ends with its biases, for which the stream of weights has to wait.
+        1 => pool.for_each_run(n_items, 1, some),
+        _ => pool.for_each(n_items, 1, some),
+    }
 }
 
 impl Job<'_> {
-    /// Weight rows `item * rows..` for all rows of `x`.
-    fn item(&self, kernels: &Kernels, x: &Value, item: usize) {
+    /// The weight rows of `items` for all rows of `x`; of one item where these are many.
+    fn items(&self, kernels: &Kernels, x: &Value, items: Range<usize>) {
         let weight = &self.layer.weight;
-        let start = item * self.rows;
-        let n = self.rows.min(weight.rows - start);
+        let start = items.start * self.rows;
+        let n = (items.len() * self.rows).min(weight.rows - start);
         let bias = self
             .layer
             .bias

@@ -1,7 +1,7 @@
 //! Threads that wait for work: a pass has hundreds of short parallel regions, so handing one over
 //! must take microseconds. Workers spin briefly after each, then park.
 //!
-//! Work is a range of items in as many parts as threads. A thread takes its own part in chunks, one
+//! Work is a range of items in as many parts as threads. A thread takes its own part bit by bit, one
 //! after the other, so that it reads memory in one stream; then it helps with the others' parts,
 //! since cores differ in speed and others use them too. What an item computes never depends on who
 //! takes it.
@@ -26,6 +26,9 @@ const CALLER_SPINS: u32 = 5_000;
 
 /// Parts of a range at most; where there are more threads, some share one.
 const MAX_PARTS: usize = 16;
+
+/// A run is one such part of what is left: not more, since a core may be slower by that.
+const RUN_SHARE: usize = 3;
 
 /// What is to be taken next of a part, in a cache line of its own (two, which some processors fetch
 /// together).
@@ -103,15 +106,36 @@ impl Pool {
     /// Runs `body` on ranges of at most `grain` items that together make `0..n`, on all threads;
     /// returns when every item is done. A panic in `body` is raised here once all have stopped.
     pub(super) fn for_each(&self, n: usize, grain: usize, body: impl Fn(Range<usize>) + Sync) {
+        self.share(n, grain, |_| 1, body);
+    }
+
+    /// The same, but the ranges are of many grains, fewer and fewer towards the end: for work that
+    /// is better done in one go, by threads that are to end together.
+    pub(super) fn for_each_run(&self, n: usize, grain: usize, body: impl Fn(Range<usize>) + Sync) {
+        self.share(n, grain, |left| left.div_ceil(RUN_SHARE), body);
+    }
+
+    /// `take` says how many grains to take at once of those that are left of a part, one at least
+    /// and no more than these.
+    fn share(
+        &self,
+        n: usize,
+        grain: usize,
+        take: impl Fn(usize) -> usize + Sync,
+        body: impl Fn(Range<usize>) + Sync,
+    ) {
         let grain = grain.max(1);
-        if self.workers.is_empty() || n <= grain {
-            for start in (0..n).step_by(grain) {
-                body(start..n.min(start + grain));
+        let n_ranges = n.div_ceil(grain);
+        let n_parts = self.threads().min(MAX_PARTS);
+        if self.workers.is_empty() || n_ranges <= 1 {
+            let mut start = 0;
+            while start < n_ranges {
+                let taken = start + take(n_ranges - start);
+                body(start * grain..n.min(taken * grain));
+                start = taken;
             }
             return;
         }
-        let n_parts = self.threads().min(MAX_PARTS);
-        let n_ranges = n.div_ceil(grain);
         let first_of = |part: usize| part * n_ranges / n_parts;
         let next: [Next; MAX_PARTS] =
             std::array::from_fn(|part| Next(AtomicUsize::new(first_of(part))));
@@ -120,13 +144,18 @@ impl Pool {
             let own = came.fetch_add(1, Ordering::Relaxed);
             for part in (0..n_parts).map(|i| (own + i) % n_parts) {
                 let end = first_of(part + 1);
-                // A look before each: threads that end together would hold each other up.
-                while next[part].0.load(Ordering::Relaxed) < end {
-                    // Cannot overflow: each thread adds at most once beyond the end.
-                    let i = next[part].0.fetch_add(1, Ordering::Relaxed);
-                    if i < end {
-                        body(i * grain..n.min((i + 1) * grain));
-                    }
+                // What items read was written before the region, so that the order may be any.
+                let (next, any) = (&next[part].0, Ordering::Relaxed);
+                let mut start = next.load(any);
+                while start < end {
+                    let taken = start + take(end - start);
+                    start = match next.compare_exchange(start, taken, any, any) {
+                        Ok(_) => {
+                            body(start * grain..n.min(taken * grain));
+                            next.load(any)
+                        }
+                        Err(now) => now,
+                    };
                 }
             }
         });
@@ -267,12 +296,18 @@ mod tests {
             for n in [0, 1, 2, 7, 100] {
                 for grain in [0, 1, 3, 200] {
                     let counts: Vec<_> = (0..n).map(|_| AtomicUsize::new(0)).collect();
-                    pool.for_each(n, grain, |range| {
+                    let count = |range: Range<usize>| {
                         for i in range {
                             counts[i].fetch_add(1, Ordering::Relaxed);
                         }
+                    };
+                    pool.for_each(n, grain, |range| {
+                        assert!(range.len() <= grain.max(1));
+                        count(range);
                     });
                     assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 1));
+                    pool.for_each_run(n, grain, count);
+                    assert!(counts.iter().all(|c| c.load(Ordering::Relaxed) == 2));
                 }
             }
         }
