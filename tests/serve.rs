@@ -196,17 +196,21 @@ fn read_reply(mut stream: TcpStream) -> Reply {
         .split_once("\r\n\r\n")
         .unwrap_or_else(|| panic!("{text:?}"));
     let status = head.split(' ').nth(1).unwrap().parse().unwrap();
-    let chunked = head
-        .to_ascii_lowercase()
-        .contains("transfer-encoding: chunked");
+    let says = |header: &str| head.to_ascii_lowercase().contains(header);
+    let chunks = match says("transfer-encoding: chunked") {
+        true => dechunked(body),
+        false => vec![body],
+    };
+    if says("content-type: application/x-ndjson") {
+        // SillyTavern takes each chunk of Ollama's streams for one value.
+        for chunk in &chunks {
+            assert_eq!(chunk.find('\n'), Some(chunk.len() - 1), "{chunk}");
+        }
+    }
     Reply {
         status,
         head: head.to_string(),
-        body: if chunked {
-            dechunked(body).concat()
-        } else {
-            body.to_string()
-        },
+        body: chunks.concat(),
     }
 }
 

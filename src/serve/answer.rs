@@ -63,20 +63,8 @@ impl Answers {
             },
             None => self.news.recv().await,
         };
-        Some(self.note(next.unwrap_or_else(|| (0, News::Failed(gone())))))
-    }
-
-    /// The next news, if it has come already.
-    fn now(&mut self) -> Option<(usize, News)> {
-        match self.left {
-            0 => None,
-            _ => self.news.try_recv().ok().map(|next| self.note(next)),
-        }
-    }
-
-    /// Keeps account of what has come.
-    fn note(&mut self, news: (usize, News)) -> (usize, News) {
-        match &news.1 {
+        let next = next.unwrap_or_else(|| (0, News::Failed(gone())));
+        match &next.1 {
             News::Text(text, _) => {
                 if let Some(watched) = &self.watched {
                     watched.add(text);
@@ -85,7 +73,7 @@ impl Answers {
             News::Done(..) => self.left -= 1,
             News::Failed(_) => self.left = 0,
         }
-        news
+        Some(next)
     }
 
     /// All texts, in order.
@@ -123,27 +111,27 @@ impl Answers {
         framing: Framing,
         shape: impl FnMut(Option<(usize, News)>) -> Vec<Frame> + Send + 'static,
     ) -> Response {
-        let parts = futures_util::stream::unfold(Some((self, shape)), move |state| async move {
+        // A chunk of the body for each news, whatever else has come meanwhile: there are clients
+        // that take a chunk for one piece.
+        let chunks = futures_util::stream::unfold(Some((self, shape)), move |state| async move {
             let (mut answers, mut shape) = state?;
-            let mut bytes = Vec::new();
-            let mut write = |news| {
-                let frames: Vec<Frame> = shape(news);
-                (frames.iter()).for_each(|frame| framing.write(frame, &mut bytes));
-            };
-            let mut news = answers.next().await;
-            while news.is_some() {
-                write(news);
-                // What has come meanwhile goes with it.
-                news = answers.now();
+            loop {
+                let news = answers.next().await;
+                let last = news.is_none();
+                let mut bytes = Vec::new();
+                for frame in shape(news) {
+                    framing.write(&frame, &mut bytes);
+                }
+                if !bytes.is_empty() {
+                    let chunk = Ok::<_, Infallible>(Bytes::from(bytes));
+                    return Some((chunk, (!last).then_some((answers, shape))));
+                }
+                if last {
+                    return None;
+                }
             }
-            let over = answers.left == 0;
-            if over {
-                write(None);
-            }
-            let part = Ok::<_, Infallible>(Bytes::from(bytes));
-            Some((part, (!over).then_some((answers, shape))))
         });
-        let mut response = Body::from_stream(parts).into_response();
+        let mut response = Body::from_stream(chunks).into_response();
         let headers = response.headers_mut();
         headers.insert(
             header::CONTENT_TYPE,
