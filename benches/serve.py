@@ -1,5 +1,5 @@
-"""Tokens a second that `katari serve` writes in eight streams at once, beside what `katari bench`
-says of the forward pass alone: a prompt of eight tokens (pp8), eight sequences that decode
+"""Tokens a second that `katari serve` writes in eight streams at once, in turns with what `katari
+bench` says of the forward pass alone: a prompt of eight tokens (pp8), eight sequences that decode
 together (tgNx8).
 
     python benches/serve.py target/release/katari demo.gguf [TOKENS]
@@ -16,7 +16,7 @@ import time
 
 BINARY, FILE = sys.argv[1:3]
 TOKENS = int(sys.argv[3]) if len(sys.argv) > 3 else 200
-STREAMS, RUNS = 8, 7
+STREAMS, ROUNDS = 8, 9
 
 server = subprocess.Popen(
     [BINARY, "serve", FILE, "--port", "0", "--slots", str(STREAMS), "--log-json"],
@@ -46,8 +46,8 @@ def ask(i, n):
 
 
 def together(n):
-    """Tokens a second. What comes is only kept while the clock runs: the client shares the
-    server's processor, and in C it would take next to nothing."""
+    """Tokens a second. What comes is only kept while the clock runs, and looked at afterwards: the
+    client takes time of the processor that the server needs."""
     start = time.monotonic()
     came = {ask(i, n): [] for i in range(STREAMS)}
     with selectors.DefaultSelector() as selector:
@@ -68,13 +68,26 @@ def together(n):
     return STREAMS * n / seconds
 
 
+def alone():
+    """Tokens a second of the forward pass: of each of its tests by name, behind nothing and behind
+    as much as the streams have at their middle."""
+    bench = [BINARY, "bench", FILE, "-p", "8", "-n", "32", "-b", str(STREAMS), "-d", f"0,{TOKENS // 2}"]
+    bench += ["-r", "5", "--stream", "64", "--json"]
+    tests = json.loads(subprocess.run(bench, capture_output=True, check=True).stdout)
+    return {test["test"]: test["tokens_per_second"] for test in tests}
+
+
+# In turns, since others use the machine too, now more and now less.
 together(8)
-runs = [together(TOKENS) for _ in range(RUNS)]
-print(
-    f"serve: {statistics.median(runs):.1f} tokens/s in {STREAMS} streams of {TOKENS}, the median of"
-    f" {RUNS} runs ({min(runs):.1f} to {max(runs):.1f})"
-)
+rounds = [(together(TOKENS), alone(), together(TOKENS)) for _ in range(ROUNDS)]
 server.terminate()
 server.wait()
-bench = [BINARY, "bench", FILE, "-p", "0", "-n", "32", "-b", str(STREAMS), "-r", "3", "--stream", "256"]
-print(subprocess.run(bench, capture_output=True, text=True, check=True).stdout)
+served = [rate for before, _, after in rounds for rate in (before, after)]
+print(f"{STREAMS} streams of {TOKENS}: {statistics.median(served):.0f} tokens/s ({min(served):.0f} to {max(served):.0f})")
+for name in rounds[0][1]:
+    rates = [passes[name] for _, passes, _ in rounds]
+    shares = [(before + after) / 2 / passes[name] for before, passes, after in rounds]
+    print(
+        f"{name}: {statistics.median(rates):.0f} tokens/s ({min(rates):.0f} to {max(rates):.0f});"
+        f" the streams reach {statistics.median(shares):.0%} ({min(shares):.0%} to {max(shares):.0%})"
+    )
