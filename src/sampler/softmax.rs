@@ -22,7 +22,7 @@ pub(super) fn largest(logits: &[f32]) -> f32 {
 }
 
 /// The sum, always in the same order.
-pub(super) fn sum(p: &[f32]) -> f64 {
+fn sum(p: &[f32]) -> f64 {
     let mut lanes = [0.0f64; LANES];
     let (whole, rest) = p.as_chunks::<LANES>();
     for p in whole {
