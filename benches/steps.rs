@@ -1,5 +1,5 @@
 //! What AVX2's products and their additions reach by themselves, in registers and the first-level
-//! cache: the ceiling of prompts on AVX2, whatever a kernel does besides.
+//! cache, in the order of `src/cpu/dot/step.rs`: what a prompt on AVX2 is held against.
 //!
 //! `cargo bench --bench steps`, on one thread, products a second. A turn is 2048 products, 16 rows
 //! of weights times 4 of activations in one group of 32:
@@ -8,7 +8,8 @@
 //! - `unsigned-apart` with as many additions, none of which waits for a product
 //! - `unsigned-added` with additions of the products
 //! - `unsigned-tile` these with weights loaded and activations broadcast, as a tile does
-//! - `signed-added`, `signed-tile` the same of integers that are widened to 16 bits
+//! - `signed`, `signed-apart`, `signed-added`, `signed-tile` the same of integers that are widened to
+//!   16 bits
 
 #[cfg(target_arch = "x86_64")]
 mod x86 {
@@ -30,9 +31,10 @@ mod x86 {
     /// One of them; it needs AVX2.
     type Loop = unsafe fn(&Operands);
 
-    /// Defines a function that repeats `$lines` `$times` times a turn.
-    macro_rules! loops {
-        ($($name:ident: $times:literal x [$($line:literal),* $(,)?];)*) => {$(
+    /// Defines a function that repeats `$lines` `$times` times a turn. Sums are in registers 0 to 7,
+    /// weights in 8 and 9, activations in 10, products in those after it.
+    macro_rules! turns {
+        ($name:ident: $times:literal x $($line:expr),*) => {
             /// # Safety
             /// AVX2.
             #[target_feature(enable = "avx2")]
@@ -41,6 +43,9 @@ mod x86 {
                 unsafe {
                     asm!(
                         "vzeroall",
+                        "vmovdqa ymm8, [{w}]",
+                        "vmovdqa ymm9, [{w} + 32]",
+                        "vpbroadcastd ymm10, dword ptr [{x}]",
                         "2:",
                         concat!(".rept ", $times),
                         $($line,)*
@@ -58,96 +63,95 @@ mod x86 {
                     );
                 }
             }
-        )*};
+        };
     }
 
-    // Sums are in registers 0 to 7, weights in 8 and 9, activations and products in the others.
-    loops! {
-        unsigned: "16" x [
-            "vpmaddubsw ymm10, ymm8, ymm9 /* {w} {x} */",
-            "vpmaddubsw ymm11, ymm8, ymm9",
-            "vpmaddubsw ymm12, ymm8, ymm9",
-            "vpmaddubsw ymm13, ymm8, ymm9",
-        ];
-        unsigned_apart: "16" x [
-            "vpmaddubsw ymm10, ymm8, ymm9 /* {w} {x} */",
-            "vpaddw ymm0, ymm0, ymm8",
-            "vpmaddubsw ymm11, ymm8, ymm9",
-            "vpaddw ymm1, ymm1, ymm8",
-            "vpmaddubsw ymm12, ymm8, ymm9",
-            "vpaddw ymm2, ymm2, ymm8",
-            "vpmaddubsw ymm13, ymm8, ymm9",
-            "vpaddw ymm3, ymm3, ymm8",
-        ];
-        unsigned_added: "16" x [
-            "vpmaddubsw ymm10, ymm8, ymm9 /* {w} {x} */",
-            "vpaddw ymm0, ymm0, ymm10",
-            "vpmaddubsw ymm11, ymm8, ymm9",
-            "vpaddw ymm1, ymm1, ymm11",
-            "vpmaddubsw ymm12, ymm8, ymm9",
-            "vpaddw ymm2, ymm2, ymm12",
-            "vpmaddubsw ymm13, ymm8, ymm9",
-            "vpaddw ymm3, ymm3, ymm13",
-        ];
-        unsigned_tile: "8" x [
-            "vmovdqa ymm8, [{w}]",
-            "vmovdqa ymm9, [{w} + 32]",
-            "vpbroadcastd ymm10, dword ptr [{x}]",
-            "vpmaddubsw ymm11, ymm8, ymm10",
-            "vpmaddubsw ymm10, ymm9, ymm10",
-            "vpaddw ymm0, ymm0, ymm11",
-            "vpaddw ymm1, ymm1, ymm10",
-            "vpbroadcastd ymm10, dword ptr [{x} + 4]",
-            "vpmaddubsw ymm11, ymm8, ymm10",
-            "vpmaddubsw ymm10, ymm9, ymm10",
-            "vpaddw ymm2, ymm2, ymm11",
-            "vpaddw ymm3, ymm3, ymm10",
-            "vpbroadcastd ymm10, dword ptr [{x} + 8]",
-            "vpmaddubsw ymm11, ymm8, ymm10",
-            "vpmaddubsw ymm10, ymm9, ymm10",
-            "vpaddw ymm4, ymm4, ymm11",
-            "vpaddw ymm5, ymm5, ymm10",
-            "vpbroadcastd ymm10, dword ptr [{x} + 12]",
-            "vpmaddubsw ymm11, ymm8, ymm10",
-            "vpmaddubsw ymm10, ymm9, ymm10",
-            "vpaddw ymm6, ymm6, ymm11",
-            "vpaddw ymm7, ymm7, ymm10",
-        ];
-        signed_added: "32" x [
-            "vpmaddwd ymm10, ymm8, ymm9 /* {w} {x} */",
-            "vpaddd ymm0, ymm0, ymm10",
-            "vpmaddwd ymm11, ymm8, ymm9",
-            "vpaddd ymm1, ymm1, ymm11",
-            "vpmaddwd ymm12, ymm8, ymm9",
-            "vpaddd ymm2, ymm2, ymm12",
-            "vpmaddwd ymm13, ymm8, ymm9",
-            "vpaddd ymm3, ymm3, ymm13",
-        ];
-        signed_tile: "16" x [
-            "vmovdqa ymm8, [{w}]",
-            "vmovdqa ymm9, [{w} + 32]",
-            "vpbroadcastd ymm10, dword ptr [{x}]",
-            "vpmaddwd ymm11, ymm8, ymm10",
-            "vpmaddwd ymm10, ymm9, ymm10",
-            "vpaddd ymm0, ymm0, ymm11",
-            "vpaddd ymm1, ymm1, ymm10",
-            "vpbroadcastd ymm10, dword ptr [{x} + 4]",
-            "vpmaddwd ymm11, ymm8, ymm10",
-            "vpmaddwd ymm10, ymm9, ymm10",
-            "vpaddd ymm2, ymm2, ymm11",
-            "vpaddd ymm3, ymm3, ymm10",
-            "vpbroadcastd ymm10, dword ptr [{x} + 8]",
-            "vpmaddwd ymm11, ymm8, ymm10",
-            "vpmaddwd ymm10, ymm9, ymm10",
-            "vpaddd ymm4, ymm4, ymm11",
-            "vpaddd ymm5, ymm5, ymm10",
-            "vpbroadcastd ymm10, dword ptr [{x} + 12]",
-            "vpmaddwd ymm11, ymm8, ymm10",
-            "vpmaddwd ymm10, ymm9, ymm10",
-            "vpaddd ymm6, ymm6, ymm11",
-            "vpaddd ymm7, ymm7, ymm10",
-        ];
+    /// Four products, each in a register of its own.
+    macro_rules! products {
+        ($name:ident: $times:literal x $mul:literal) => {
+            turns!($name: $times x
+                concat!($mul, " ymm11, ymm8, ymm10"),
+                concat!($mul, " ymm12, ymm8, ymm10"),
+                concat!($mul, " ymm13, ymm8, ymm10"),
+                concat!($mul, " ymm14, ymm8, ymm10")
+            );
+        };
     }
+
+    /// Four products, each followed by an addition: of `$of`, or of the product.
+    macro_rules! sums {
+        ($name:ident: $times:literal x $mul:literal $add:literal $of:literal) => {
+            sums!($name: $times x $mul $add $of $of $of $of);
+        };
+        ($name:ident: $times:literal x $mul:literal $add:literal) => {
+            sums!($name: $times x $mul $add "ymm11" "ymm12" "ymm13" "ymm14");
+        };
+        (
+            $name:ident: $times:literal x
+            $mul:literal $add:literal $a:literal $b:literal $c:literal $d:literal
+        ) => {
+            turns!($name: $times x
+                concat!($mul, " ymm11, ymm8, ymm10"),
+                concat!($add, " ymm0, ymm0, ", $a),
+                concat!($mul, " ymm12, ymm8, ymm10"),
+                concat!($add, " ymm1, ymm1, ", $b),
+                concat!($mul, " ymm13, ymm8, ymm10"),
+                concat!($add, " ymm2, ymm2, ", $c),
+                concat!($mul, " ymm14, ymm8, ymm10"),
+                concat!($add, " ymm3, ymm3, ", $d)
+            );
+        };
+    }
+
+    /// What `src/cpu/dot/step.rs` does for one row of activations.
+    macro_rules! step {
+        ($mul:literal $add:literal $word:literal $first:literal $second:literal) => {
+            concat!(
+                "vpbroadcastd ymm10, dword ptr [{x} + ",
+                $word,
+                "]\n",
+                $mul,
+                " ymm11, ymm8, ymm10\n",
+                $mul,
+                " ymm10, ymm9, ymm10\n",
+                $add,
+                " ",
+                $first,
+                ", ",
+                $first,
+                ", ymm11\n",
+                $add,
+                " ",
+                $second,
+                ", ",
+                $second,
+                ", ymm10",
+            )
+        };
+    }
+
+    /// A register's step for four rows of activations.
+    macro_rules! tile {
+        ($name:ident: $times:literal x $mul:literal $add:literal) => {
+            turns!($name: $times x
+                "vmovdqa ymm8, [{w}]",
+                "vmovdqa ymm9, [{w} + 32]",
+                step!($mul $add "0" "ymm0" "ymm1"),
+                step!($mul $add "4" "ymm2" "ymm3"),
+                step!($mul $add "8" "ymm4" "ymm5"),
+                step!($mul $add "12" "ymm6" "ymm7")
+            );
+        };
+    }
+
+    products!(unsigned: "16" x "vpmaddubsw");
+    sums!(unsigned_apart: "16" x "vpmaddubsw" "vpaddw" "ymm8");
+    sums!(unsigned_added: "16" x "vpmaddubsw" "vpaddw");
+    tile!(unsigned_tile: "8" x "vpmaddubsw" "vpaddw");
+    products!(signed: "32" x "vpmaddwd");
+    sums!(signed_apart: "32" x "vpmaddwd" "vpaddd" "ymm8");
+    sums!(signed_added: "32" x "vpmaddwd" "vpaddd");
+    tile!(signed_tile: "16" x "vpmaddwd" "vpaddd");
 
     /// All of them, where the processor has AVX2.
     pub fn bench(c: &mut Criterion) {
@@ -160,11 +164,13 @@ mod x86 {
         };
         let mut group = c.benchmark_group("steps");
         group.throughput(Throughput::Elements(TURNS * PRODUCTS));
-        let loops: [(&str, Loop); 6] = [
+        let loops: [(&str, Loop); 8] = [
             ("unsigned", unsigned),
             ("unsigned-apart", unsigned_apart),
             ("unsigned-added", unsigned_added),
             ("unsigned-tile", unsigned_tile),
+            ("signed", signed),
+            ("signed-apart", signed_apart),
             ("signed-added", signed_added),
             ("signed-tile", signed_tile),
         ];
