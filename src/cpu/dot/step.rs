@@ -37,6 +37,40 @@ pub(in crate::cpu) unsafe fn first<const AT: usize>(
     [s0, s1]
 }
 
+/// Those of [`first`] added to the two i16 of the word `START` words after `x`.
+///
+/// # Safety
+/// As [`first`], of both words.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::cpu) unsafe fn first_from<const START: usize, const AT: usize>(
+    w: [__m256i; 2],
+    x: *const i32,
+) -> [__m256i; 2] {
+    let (s0, s1);
+    // SAFETY: reads those words and nothing else.
+    unsafe {
+        asm!(
+            "vpbroadcastd {x}, dword ptr [{x_at} + {offset}]",
+            "vpbroadcastd {s1}, dword ptr [{x_at} + {start}]",
+            "vpmaddubsw {s0}, {w0}, {x}",
+            "vpmaddubsw {x}, {w1}, {x}",
+            "vpaddw {s0}, {s0}, {s1}",
+            "vpaddw {s1}, {s1}, {x}",
+            x_at = in(reg) x,
+            offset = const 4 * AT,
+            start = const 4 * START,
+            w0 = in(ymm_reg) w[0],
+            w1 = in(ymm_reg) w[1],
+            x = out(ymm_reg) _,
+            s0 = out(ymm_reg) s0,
+            s1 = out(ymm_reg) s1,
+            options(nostack, preserves_flags),
+        );
+    }
+    [s0, s1]
+}
+
 /// Adds those of [`first`] to `sums`, i16.
 ///
 /// # Safety

@@ -6,10 +6,10 @@
 use std::arch::x86_64::*;
 
 use super::panel::{Tile, WIDE, run};
-use super::x86::{Group, Kernel, ROWS, beginnings, spread};
+use super::x86::{Group, Kernel, ROWS, chain, spread, words};
 use crate::cpu::activation::Rows;
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::step::{first, next, wide};
+use crate::cpu::dot::step::{first, first_from, next, wide};
 use crate::cpu::dot::unpack::{STEPS, Unpack, unroll};
 
 /// Every row of `w` times every row of `x`.
@@ -33,7 +33,7 @@ enum Avx2 {}
 impl Kernel for Avx2 {
     type V = __m256i;
     const UNSIGNED: bool = false;
-    const WIDENS: bool = true;
+    const SHORT: bool = true;
 
     #[inline(always)]
     unsafe fn tile<B: Unpack>(panel: &[Group], x: &Rows<'_>, to: Tile<'_>) -> usize {
@@ -60,9 +60,8 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
     // are at most `DEPTH`.
     unsafe {
         let spread = const { spread::<B, Avx2>() };
-        let [begin, _] = beginnings::<B, Avx2, N>(x, to.n, to.first, panel.len() / spread);
+        let words = const { words::<B, Avx2>() };
         let at = to.n * x.groups + to.first;
-        let halves = x.halves.as_ptr().add(at).cast::<i32>();
         let (x_scale, x_sum) = (x.scale.as_ptr().add(at), x.scaled_sum.as_ptr().add(at));
         let mut lanes: [[f32; WIDE]; N] = to.load();
         let mut acc = [[_mm256_setzero_ps(); 2]; N];
@@ -72,7 +71,7 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
             }
         }
         for (g, parts) in panel.chunks_exact(spread).enumerate() {
-            let (group, q) = (&parts[0], to.q.add(g * spread * STEPS));
+            let (group, q) = (&parts[0], to.q.add(g * words));
             let sums = if B::CHAIN == 1 {
                 signed_sums(parts, q, to.q_stride)
             } else {
@@ -81,19 +80,8 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
             for c in 0..N {
                 let x_scale = _mm256_broadcast_ss(&*x_scale.add(c * x.groups + g));
                 for i in 0..2 {
-                    let mut sum = sums[c][i];
-                    if B::FACTORS {
-                        // The sums of the group's halves, two i16, in every lane.
-                        let halves = halves.add(c * x.groups + g).read_unaligned();
-                        let halves = _mm256_set1_epi32(halves);
-                        let less = _mm256_madd_epi16(halves, group.factors[i]);
-                        let less = _mm256_mullo_epi32(less, _mm256_set1_epi32(B::OFFSET.into()));
-                        sum = _mm256_sub_epi32(sum, less);
-                    } else if B::OFFSET != 0 {
-                        sum = _mm256_add_epi32(sum, _mm256_set1_epi32(begin[c][g]));
-                    }
                     let by = _mm256_mul_ps(group.scale[i], x_scale);
-                    acc[c][i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sum), by, acc[c][i]);
+                    acc[c][i] = _mm256_fmadd_ps(_mm256_cvtepi32_ps(sums[c][i]), by, acc[c][i]);
                 }
                 if B::HAS_MIN {
                     let x_sum = _mm256_broadcast_ss(&*x_sum.add(c * x.groups + g));
@@ -153,33 +141,31 @@ unsafe fn group_sums<B: Unpack, const N: usize>(
 ) -> [[__m256i; 2]; N] {
     // SAFETY: by this function's contract.
     unsafe {
-        let ones = _mm256_set1_epi16(1);
+        let chain = const { chain::<B>() };
         let mut sums = [[_mm256_setzero_si256(); 2]; N];
-        // What 16-bit sums of each half are multiplied by on their way to 32 bits.
-        let mut factor = [[ones; 2]; 2];
-        if B::FACTORS {
-            for i in 0..2 {
-                let first = _mm256_slli_epi32::<16>(group.factors[i]);
-                let second = _mm256_srli_epi32::<16>(group.factors[i]);
-                factor[0][i] = _mm256_or_si256(first, _mm256_srli_epi32::<16>(first));
-                factor[1][i] = _mm256_or_si256(second, _mm256_slli_epi32::<16>(second));
-            }
-        }
-        let mut short = [[_mm256_setzero_si256(); 2]; N];
+        let mut short = sums;
         unroll!(STEPS, T => {
+            const START: usize = STEPS + T / 4;
             let w = group.q[T];
             for c in 0..N {
                 let x = q.add(c * stride);
-                if T % B::CHAIN == 0 {
+                if T % chain != 0 {
+                    next::<T>(&mut short[c], w, x);
+                } else if B::OFFSET == 0 {
                     short[c] = first::<T>(w, x);
                 } else {
-                    next::<T>(&mut short[c], w, x);
+                    short[c] = first_from::<START, T>(w, x);
                 }
             }
-            if T % B::CHAIN == B::CHAIN - 1 {
+            if T % chain == chain - 1 {
+                // What the sums are multiplied by on their way to 32 bits.
+                let mut by = [_mm256_set1_epi16(1); 2];
+                if B::FACTORS {
+                    by = [both::<{ T / 4 }>(group.factors[0]), both::<{ T / 4 }>(group.factors[1])];
+                }
                 for c in 0..N {
                     for i in 0..2 {
-                        let long = _mm256_madd_epi16(short[c][i], factor[T / 4][i]);
+                        let long = _mm256_madd_epi16(short[c][i], by[i]);
                         sums[c][i] = _mm256_add_epi32(sums[c][i], long);
                     }
                 }
@@ -187,4 +173,20 @@ unsafe fn group_sums<B: Unpack, const N: usize>(
         });
         sums
     }
+}
+
+/// The first or the second of pairs of i16, twice.
+///
+/// # Safety
+/// AVX2.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+unsafe fn both<const SECOND: usize>(pairs: __m256i) -> __m256i {
+    let bytes = [0x0d0c_0d0c_0908_0908, 0x0504_0504_0100_0100];
+    let which = 0x0202_0202_0202_0202 * SECOND as i64;
+    let bytes = bytes.map(|bytes: i64| bytes + which);
+    _mm256_shuffle_epi8(
+        pairs,
+        _mm256_set_epi64x(bytes[0], bytes[1], bytes[0], bytes[1]),
+    )
 }

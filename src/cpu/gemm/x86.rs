@@ -36,8 +36,9 @@ pub(super) trait Kernel {
     type V: Ints;
     /// Whether signed integers are made unsigned first, by adding 128.
     const UNSIGNED: bool;
-    /// Whether signed integers, and the activations they meet, are widened to i16 first.
-    const WIDENS: bool = false;
+    /// Whether sums begin in 16 bits. Signed integers, and the activations they meet, are widened to
+    /// i16 first then; sums of unsigned ones begin with what their offset takes away.
+    const SHORT: bool = false;
 
     /// As [`Micro::tile`].
     ///
@@ -48,7 +49,33 @@ pub(super) trait Kernel {
 
 /// How many of a panel's groups one group of weights takes.
 pub(super) const fn spread<B: Unpack, K: Kernel>() -> usize {
-    if K::WIDENS && B::CHAIN == 1 { 2 } else { 1 }
+    if K::SHORT && B::CHAIN == 1 { 2 } else { 1 }
+}
+
+/// How many steps of a group's products fit a sum in 16 bits: those of [`Unpack::CHAIN`], and more
+/// where it begins with what the offset takes away, since integers are at most the offset then. A
+/// sum may leave 16 bits in between, and comes back.
+pub(super) const fn chain<B: Unpack>() -> usize {
+    if B::OFFSET == 0 {
+        return B::CHAIN;
+    }
+    let most = i16::MAX / (2 * 127 * B::OFFSET);
+    let of_one_factor = if B::FACTORS { STEPS / 2 } else { STEPS };
+    if most as usize >= of_one_factor {
+        of_one_factor
+    } else {
+        B::CHAIN
+    }
+}
+
+/// Where a group's activations begin behind those of the group before, i32s: behind their integers
+/// lie the beginnings of sums in 16 bits, two i16 for each chain.
+pub(super) const fn words<B: Unpack, K: Kernel>() -> usize {
+    if K::SHORT && B::OFFSET != 0 {
+        STEPS + STEPS / chain::<B>()
+    } else {
+        STEPS * spread::<B, K>()
+    }
 }
 
 impl<K: Kernel> Micro for K {
@@ -66,13 +93,20 @@ impl<K: Kernel> Micro for K {
         depth: usize,
         room: &mut Buffer,
     ) -> (*const i32, usize) {
-        if const { spread::<B, K>() } == 1 {
-            (x.q[first * GROUP..].as_ptr().cast(), x.groups * STEPS)
-        } else {
-            // SAFETY: by the trait's contract.
-            unsafe { widen(x, first, depth, room) };
-            (room.of::<i32>().as_ptr(), depth * 2 * STEPS)
+        let words = const { words::<B, K>() };
+        if words == STEPS {
+            return (x.q[first * GROUP..].as_ptr().cast(), x.groups * STEPS);
         }
+        room.reserve(x.n * depth * words);
+        // SAFETY: by the trait's contract.
+        unsafe {
+            if const { spread::<B, K>() } == 1 {
+                centre::<B>(x, first, depth, room, words);
+            } else {
+                widen(x, first, depth, room);
+            }
+        }
+        (room.of::<i32>().as_ptr(), depth * words)
     }
 
     #[inline(always)]
@@ -95,7 +129,6 @@ impl<K: Kernel> Micro for K {
 /// AVX2; `x` has these groups.
 #[inline(always)]
 unsafe fn widen(x: &Rows<'_>, first: usize, depth: usize, out: &mut Buffer) {
-    out.reserve(x.n * depth * GROUP / 2);
     let (out, _) = out.of_mut::<[i16; GROUP / 2]>().as_chunks_mut();
     for n in 0..x.n {
         let (groups, _) =
@@ -106,6 +139,47 @@ unsafe fn widen(x: &Rows<'_>, first: usize, depth: usize, out: &mut Buffer) {
                 let both = widened(<__m256i as Wide>::load(group.as_ptr().cast()));
                 _mm256_storeu_si256(even.as_mut_ptr().cast(), both[0]);
                 _mm256_storeu_si256(odd.as_mut_ptr().cast(), both[1]);
+            }
+        }
+    }
+}
+
+/// Groups `first..first + depth` of all rows of activations, each with the beginnings of its sums:
+/// `words` i32s, `[n, depth, words]`.
+///
+/// # Safety
+/// AVX2; `x` has these groups.
+#[inline(always)]
+unsafe fn centre<B: Unpack>(
+    x: &Rows<'_>,
+    first: usize,
+    depth: usize,
+    out: &mut Buffer,
+    words: usize,
+) {
+    let mut out = out.of_mut::<i32>().chunks_exact_mut(words);
+    for n in 0..x.n {
+        let (groups, _) =
+            x.q[(n * x.groups + first) * GROUP..][..depth * GROUP].as_chunks::<GROUP>();
+        for (group, out) in groups.iter().zip(&mut out) {
+            // SAFETY: by this function's contract; there are eight words and the beginnings of one
+            // or two chains.
+            unsafe {
+                let q = _mm256_loadu_si256(group.as_ptr().cast());
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), q);
+                // Of the steps of each half, two i16, then of pairs of them, then of all four.
+                let sums = _mm256_maddubs_epi16(_mm256_set1_epi8(B::OFFSET as i8), q);
+                let sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32::<0b01_00_11_10>(sums));
+                let sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
+                let sums = _mm256_sub_epi16(_mm256_setzero_si256(), sums);
+                let last = _mm256_extracti128_si256::<1>(sums);
+                let sums = _mm256_castsi256_si128(sums);
+                if const { chain::<B>() } == STEPS {
+                    out[STEPS] = _mm_cvtsi128_si32(_mm_add_epi16(sums, last));
+                } else {
+                    out[STEPS] = _mm_cvtsi128_si32(sums);
+                    out[STEPS + 1] = _mm_cvtsi128_si32(last);
+                }
             }
         }
     }
