@@ -104,13 +104,43 @@ pub(in crate::cpu) unsafe fn next<const AT: usize>(
     }
 }
 
-/// Adds the products of two i16 in each i32 of `w` and the two `AT` words after `x` to `sums`, i32.
+/// Products of two i16 in each i32 of `w` and the two `AT` words after `x`, i32.
 ///
 /// # Safety
 /// As [`first`].
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::cpu) unsafe fn wide<const AT: usize>(
+pub(in crate::cpu) unsafe fn first_wide<const AT: usize>(
+    w: [__m256i; 2],
+    x: *const i32,
+) -> [__m256i; 2] {
+    let (s0, s1);
+    // SAFETY: reads that word and nothing else.
+    unsafe {
+        asm!(
+            "vpbroadcastd {x}, dword ptr [{x_at} + {offset}]",
+            "vpmaddwd {s0}, {w0}, {x}",
+            "vpmaddwd {s1}, {w1}, {x}",
+            x_at = in(reg) x,
+            offset = const 4 * AT,
+            w0 = in(ymm_reg) w[0],
+            w1 = in(ymm_reg) w[1],
+            x = out(ymm_reg) _,
+            s0 = out(ymm_reg) s0,
+            s1 = lateout(ymm_reg) s1,
+            options(nostack, preserves_flags),
+        );
+    }
+    [s0, s1]
+}
+
+/// Adds those of [`first_wide`] to `sums`, i32.
+///
+/// # Safety
+/// As [`first`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::cpu) unsafe fn next_wide<const AT: usize>(
     sums: &mut [__m256i; 2],
     w: [__m256i; 2],
     x: *const i32,

@@ -9,7 +9,7 @@ use super::panel::{Tile, WIDE, run};
 use super::x86::{Group, Kernel, ROWS, chain, spread, words};
 use crate::cpu::activation::Rows;
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::step::{first, first_from, next, wide};
+use crate::cpu::dot::step::{first, first_from, first_wide, next, next_wide};
 use crate::cpu::dot::unpack::{STEPS, Unpack, unroll};
 
 /// Every row of `w` times every row of `x`.
@@ -116,13 +116,19 @@ unsafe fn signed_sums<const N: usize>(
     // SAFETY: by this function's contract.
     unsafe {
         let mut sums = [[_mm256_setzero_si256(); 2]; N];
-        for (part, q) in parts.iter().zip([q, q.add(STEPS)]) {
+        unroll!(2, P => {
             unroll!(STEPS, T => {
+                const AT: usize = P * STEPS + T;
                 for c in 0..N {
-                    wide::<T>(&mut sums[c], part.q[T], q.add(c * stride));
+                    let (w, x) = (parts[P].q[T], q.add(c * stride));
+                    if AT == 0 {
+                        sums[c] = first_wide::<AT>(w, x);
+                    } else {
+                        next_wide::<AT>(&mut sums[c], w, x);
+                    }
                 }
             });
-        }
+        });
         sums
     }
 }
