@@ -1,11 +1,11 @@
-//! AVX2's steps, each the products of two registers of weights with a word of activations, written
+//! The steps of x86, each the products of registers of weights with a word of activations, written
 //! out. The compiler knows nothing of them but their operands, and that it must not change their
 //! order: of intrinsics it would take one accumulator after the other, and keep all weights of a
 //! group for that, in memory. Where a word lies is a constant in the instruction, so that a step has
 //! no other to find it.
 
 use std::arch::asm;
-use std::arch::x86_64::__m256i;
+use std::arch::x86_64::{__m256i, __m512i};
 
 /// Sums of two products of unsigned `w` and the four integers `AT` words after `x`, i16.
 ///
@@ -31,7 +31,7 @@ pub(in crate::cpu) unsafe fn first<const AT: usize>(
             x = out(ymm_reg) _,
             s0 = out(ymm_reg) s0,
             s1 = lateout(ymm_reg) s1,
-            options(nostack, preserves_flags),
+            options(readonly, nostack, preserves_flags),
         );
     }
     [s0, s1]
@@ -65,7 +65,7 @@ pub(in crate::cpu) unsafe fn first_from<const START: usize, const AT: usize>(
             x = out(ymm_reg) _,
             s0 = out(ymm_reg) s0,
             s1 = out(ymm_reg) s1,
-            options(nostack, preserves_flags),
+            options(readonly, nostack, preserves_flags),
         );
     }
     [s0, s1]
@@ -99,7 +99,7 @@ pub(in crate::cpu) unsafe fn next<const AT: usize>(
             p = out(ymm_reg) _,
             s0 = inout(ymm_reg) *s0,
             s1 = inout(ymm_reg) *s1,
-            options(nostack, preserves_flags),
+            options(readonly, nostack, preserves_flags),
         );
     }
 }
@@ -128,7 +128,7 @@ pub(in crate::cpu) unsafe fn first_wide<const AT: usize>(
             x = out(ymm_reg) _,
             s0 = out(ymm_reg) s0,
             s1 = lateout(ymm_reg) s1,
-            options(nostack, preserves_flags),
+            options(readonly, nostack, preserves_flags),
         );
     }
     [s0, s1]
@@ -162,7 +162,65 @@ pub(in crate::cpu) unsafe fn next_wide<const AT: usize>(
             p = out(ymm_reg) _,
             s0 = inout(ymm_reg) *s0,
             s1 = inout(ymm_reg) *s1,
-            options(nostack, preserves_flags),
+            options(readonly, nostack, preserves_flags),
         );
     }
+}
+
+/// Makes a step of `vpdpbusd` from its instructions.
+macro_rules! dots {
+    ($(#[$doc:meta])* $name:ident, $features:literal, $v:ident, $reg:ident, $n:literal,
+     [$($line:literal),*], {$($w:ident, $s:ident, $i:literal);*} $(, $x:ident)?) => {
+        $(#[$doc])*
+        /// Adds the products of the four unsigned bytes in each i32 of `w` and the four integers
+        /// `AT` words after `x` to `sums`, i32.
+        ///
+        /// # Safety
+        /// The instruction set; that word is readable.
+        #[inline]
+        #[target_feature(enable = $features)]
+        pub(in crate::cpu) unsafe fn $name<const AT: usize>(
+            sums: &mut [$v; $n],
+            w: [$v; $n],
+            x: *const i32,
+        ) {
+            // SAFETY: reads that word and nothing else.
+            unsafe {
+                asm!(
+                    $($line,)*
+                    x_at = in(reg) x,
+                    offset = const 4 * AT,
+                    $($w = in($reg) w[$i], $s = inout($reg) sums[$i],)*
+                    $($x = out($reg) _,)?
+                    options(readonly, nostack, preserves_flags),
+                );
+            }
+        }
+    };
+}
+
+dots! {
+    /// AVX-VNNI.
+    vex, "avx2,fma,f16c,avxvnni", __m256i, ymm_reg, 2,
+    [
+        "vpbroadcastd {x}, dword ptr [{x_at} + {offset}]",
+        "{{vex}} vpdpbusd {s0}, {w0}, {x}",
+        "{{vex}} vpdpbusd {s1}, {w1}, {x}"
+    ],
+    {w0, s0, 0; w1, s1, 1}, x
+}
+dots! {
+    /// As AVX-512 encodes it.
+    evex, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", __m256i, ymm_reg, 2,
+    [
+        "vpdpbusd {s0}, {w0}, dword ptr [{x_at} + {offset}]{{1to8}}",
+        "vpdpbusd {s1}, {w1}, dword ptr [{x_at} + {offset}]{{1to8}}"
+    ],
+    {w0, s0, 0; w1, s1, 1}
+}
+dots! {
+    /// On 512 bits.
+    avx512, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni", __m512i, zmm_reg, 1,
+    ["vpdpbusd {s0}, {w0}, dword ptr [{x_at} + {offset}]{{1to16}}"],
+    {w0, s0, 0}
 }

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::{Multiply, Parts, in_order, rounds, rows};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::step::{first, next};
+use crate::cpu::dot::step::{self, first, next};
 use crate::cpu::dot::unpack::{STEPS, Scales, Unpack, unroll};
 use crate::cpu::dot::wide::{Ints, MAX_PARTS, Wide};
 
@@ -180,7 +180,7 @@ impl Products for Avx2 {
 
 /// Makes a [`Multiply`] of one form of `vpdpbusd` and its decode kernel.
 macro_rules! vnni {
-    ($(#[$doc:meta])* $name:ident, $v:ident, $features:literal, $dot:ident, $decode:ident) => {
+    ($(#[$doc:meta])* $name:ident, $v:ident, $features:literal, $step:ident) => {
         $(#[$doc])*
         enum $name {}
 
@@ -200,27 +200,35 @@ macro_rules! vnni {
                     let flip = $v::splat8(if B::CHAIN == 1 { -128 } else { 0 });
                     // Two chains, since each instruction waits for the one before; where there
                     // are factors, one for each.
-                    let mut sums = [[[$v::zero(); 2]; 2]; N];
-                    for round in 0..rounds(N) {
+                    let mut sums = [[[$v::zero(); $v::PARTS]; 2]; N];
+                    unroll!(rounds(N), R => {
                         unroll!(STEPS, I => {
-                            let t = if B::SPLIT { split(I) } else { I };
+                            const SPLIT: usize = split(I);
+                            let t = if B::SPLIT { SPLIT } else { I };
                             if !B::SPLIT || I % 2 == 0 {
                                 in_order();
                             }
-                            for e in (round..N).step_by(rounds(N)) {
-                                let x = $v::splat32(q.add(e * STEPS + t).read_unaligned());
+                            unroll!(N / rounds(N), E => {
+                                let e = E * rounds(N) + R;
+                                let x = q.add(e * STEPS);
+                                let chain = if B::FACTORS { I / 4 } else { I % 2 };
+                                let mut w = [flip; $v::PARTS];
                                 for i in 0..$v::PARTS {
-                                    let w = B::unpack::<$v>(block, i, g + e, t).xor(flip);
-                                    let chain = if B::FACTORS { I / 4 } else { I % 2 };
-                                    sums[e][i][chain] = $dot(sums[e][i][chain], w, x);
+                                    w[i] = w[i].xor(B::unpack::<$v>(block, i, g + e, t));
                                 }
-                            }
+                                let sums = &mut sums[e][chain];
+                                if B::SPLIT {
+                                    step::$step::<SPLIT>(sums, w, x);
+                                } else {
+                                    step::$step::<I>(sums, w, x);
+                                }
+                            });
                         });
-                    }
+                    });
                     let mut out = [[$v::zero(); 2]; N];
                     for e in 0..N {
                         for i in 0..$v::PARTS {
-                            let [mut first, mut second] = sums[e][i];
+                            let (mut first, mut second) = (sums[e][0][i], sums[e][1][i]);
                             if B::FACTORS {
                                 first = first.mul32(factors[e][i].shift32(16).down32(16));
                                 second = second.mul32(factors[e][i].down32(16));
@@ -238,7 +246,7 @@ macro_rules! vnni {
         /// # Safety
         /// The instruction set; shapes as the table's type says; `x.n` is 1.
         #[target_feature(enable = $features)]
-        pub(in crate::cpu) unsafe fn $decode<B: Unpack>(
+        pub(in crate::cpu) unsafe fn $step<B: Unpack>(
             w: Weights<'_>,
             x: Rows<'_>,
             out: &mut [f32],
@@ -252,17 +260,17 @@ macro_rules! vnni {
 
 vnni! {
     /// AVX-VNNI.
-    Vex, __m256i, "avx2,fma,f16c,avxvnni", _mm256_dpbusd_avx_epi32, vex
+    Vex, __m256i, "avx2,fma,f16c,avxvnni", vex
 }
 vnni! {
     /// The same instruction as AVX-512 encodes it.
     Evex, __m256i, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
-    _mm256_dpbusd_epi32, evex
+    evex
 }
 vnni! {
     /// AVX-512: a panel's 16 rows are one register.
     Avx512, __m512i, "avx2,fma,f16c,avx512f,avx512bw,avx512dq,avx512vl,avx512vnni",
-    _mm512_dpbusd_epi32, avx512
+    avx512
 }
 
 /// Decode on AVX2: every row of `w` times the one row of `x`.
