@@ -21,7 +21,7 @@ use katari_gguf::Format;
 /// Width of the activations: rinna-3.6b's hidden state.
 const WIDTH: usize = 2816;
 /// Bytes of weights that stay in a second-level cache.
-const CACHED: usize = 20 << 10;
+const CACHED: usize = 300 << 10;
 /// Bytes of weights that no cache holds.
 const STREAMED: usize = 1 << 30;
 

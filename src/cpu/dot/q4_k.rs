@@ -18,13 +18,20 @@ mod panel {
         const OFFSET: i16 = 0;
         const CHAIN: usize = 8;
         const TOGETHER: usize = 2;
+        const NIBBLES: bool = true;
         type Scales<V: Wide> = KScales<V>;
 
-        /// Two groups share eight words: the low nibbles are the first's, the high the second's.
         #[inline(always)]
         unsafe fn unpack<V: Wide>(block: *const u8, i: usize, g: usize, t: usize) -> V {
             // SAFETY: by the trait's contract.
-            unsafe { word::<V>(block, i, 4 + g / 2 * 8 + t).nibbles(g % 2 == 1) }
+            unsafe { Self::nibbles::<V>(block, i, g, t).nibbles(g % 2 == 1) }
+        }
+
+        /// Two groups share eight words: the low nibbles are the first's, the high the second's.
+        #[inline(always)]
+        unsafe fn nibbles<V: Wide>(block: *const u8, i: usize, g: usize, t: usize) -> V {
+            // SAFETY: by the trait's contract.
+            unsafe { word(block, i, 4 + g / 2 * 8 + t) }
         }
     }
 }

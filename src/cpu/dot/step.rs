@@ -104,6 +104,99 @@ pub(in crate::cpu) unsafe fn next<const AT: usize>(
     }
 }
 
+/// [`first`] of the low nibbles of `w` with the word `LOW` words after `x`, and of the high ones
+/// with that `HIGH` words after it; `mask` is 15 in each byte.
+///
+/// # Safety
+/// As [`first`], of both words.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::cpu) unsafe fn first_nibbles<const LOW: usize, const HIGH: usize>(
+    [w0, w1]: [__m256i; 2],
+    mask: __m256i,
+    x: *const i32,
+) -> [[__m256i; 2]; 2] {
+    let (l0, l1, h0, h1);
+    // SAFETY: reads those words and nothing else.
+    unsafe {
+        asm!(
+            "vpbroadcastd {x}, dword ptr [{x_at} + {low}]",
+            "vpand {l0}, {h0}, {mask}",
+            "vpand {l1}, {h1}, {mask}",
+            "vpmaddubsw {l0}, {l0}, {x}",
+            "vpmaddubsw {l1}, {l1}, {x}",
+            "vpbroadcastd {x}, dword ptr [{x_at} + {high}]",
+            "vpsrlw {h0}, {h0}, 4",
+            "vpsrlw {h1}, {h1}, 4",
+            "vpand {h0}, {h0}, {mask}",
+            "vpand {h1}, {h1}, {mask}",
+            "vpmaddubsw {h0}, {h0}, {x}",
+            "vpmaddubsw {h1}, {h1}, {x}",
+            x_at = in(reg) x,
+            low = const 4 * LOW,
+            high = const 4 * HIGH,
+            mask = in(ymm_reg) mask,
+            x = out(ymm_reg) _,
+            l0 = out(ymm_reg) l0,
+            l1 = out(ymm_reg) l1,
+            h0 = inout(ymm_reg) w0 => h0,
+            h1 = inout(ymm_reg) w1 => h1,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+    [[l0, l1], [h0, h1]]
+}
+
+/// Adds those of [`first_nibbles`] to `sums`.
+///
+/// # Safety
+/// As [`first_nibbles`].
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::cpu) unsafe fn next_nibbles<const LOW: usize, const HIGH: usize>(
+    sums: &mut [[__m256i; 2]; 2],
+    [w0, w1]: [__m256i; 2],
+    mask: __m256i,
+    x: *const i32,
+) {
+    let [[l0, l1], [h0, h1]] = sums;
+    // SAFETY: reads those words and nothing else.
+    unsafe {
+        asm!(
+            "vpbroadcastd {x}, dword ptr [{x_at} + {low}]",
+            "vpand {p0}, {w0}, {mask}",
+            "vpand {p1}, {w1}, {mask}",
+            "vpmaddubsw {p0}, {p0}, {x}",
+            "vpmaddubsw {p1}, {p1}, {x}",
+            "vpbroadcastd {x}, dword ptr [{x_at} + {high}]",
+            "vpsrlw {w0}, {w0}, 4",
+            "vpsrlw {w1}, {w1}, 4",
+            "vpand {w0}, {w0}, {mask}",
+            "vpand {w1}, {w1}, {mask}",
+            "vpaddw {l0}, {l0}, {p0}",
+            "vpaddw {l1}, {l1}, {p1}",
+            "vpmaddubsw {w0}, {w0}, {x}",
+            "vpmaddubsw {w1}, {w1}, {x}",
+            "vpaddw {h0}, {h0}, {w0}",
+            "vpaddw {h1}, {h1}, {w1}",
+            x_at = in(reg) x,
+            low = const 4 * LOW,
+            high = const 4 * HIGH,
+            mask = in(ymm_reg) mask,
+            w0 = inout(ymm_reg) w0 => _,
+            w1 = inout(ymm_reg) w1 => _,
+            x = out(ymm_reg) _,
+            p0 = out(ymm_reg) _,
+            p1 = out(ymm_reg) _,
+            l0 = inout(ymm_reg) *l0,
+            l1 = inout(ymm_reg) *l1,
+            h0 = inout(ymm_reg) *h0,
+            h1 = inout(ymm_reg) *h1,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+}
+
 /// Products of two i16 in each i32 of `w` and the two `AT` words after `x`, i32.
 ///
 /// # Safety

@@ -61,8 +61,20 @@ pub(in crate::cpu) trait Unpack: Groups {
     /// values share bytes: those of a pair, or of four the first and third and the second and
     /// fourth.
     const TOGETHER: usize = 1;
+    /// Whether the values of two groups that are multiplied together are the low and the high
+    /// nibbles of words, and nothing else.
+    const NIBBLES: bool = false;
     /// The scales of a register of rows' blocks.
     type Scales<V: Wide>: Scales<V>;
+
+    /// The word of step `t` of groups `g` and `g + 1`, where they are [nibbles](Self::NIBBLES).
+    ///
+    /// # Safety
+    /// As [`Unpack::unpack`].
+    #[inline(always)]
+    unsafe fn nibbles<V: Wide>(_block: *const u8, _i: usize, _g: usize, _t: usize) -> V {
+        unreachable!("the format has no such words")
+    }
 
     /// Unpacks step `t` of group `g`: values `4 t..4 t + 4` of each row in its i32.
     ///

@@ -5,7 +5,7 @@ use std::arch::x86_64::*;
 use super::{Multiply, Parts, in_order, rounds, rows};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::step::{self, first, next};
+use crate::cpu::dot::step::{self, first, first_nibbles, next, next_nibbles};
 use crate::cpu::dot::unpack::{STEPS, Scales, Unpack, unroll};
 use crate::cpu::dot::wide::{Ints, MAX_PARTS, Wide};
 
@@ -134,8 +134,28 @@ impl Products for Avx2 {
     ) -> [[__m256i; 2]; N] {
         // SAFETY: by the trait's contract.
         unsafe {
-            let mut short = [[_mm256_setzero_si256(); 2]; N];
             let mut sums = [[_mm256_setzero_si256(); 2]; N];
+            if B::NIBBLES {
+                let mask = _mm256_set1_epi8(15);
+                let mut short = [[_mm256_setzero_si256(); 2]; 2];
+                unroll!(STEPS, T => {
+                    const HIGH: usize = STEPS + T;
+                    in_order();
+                    let w = [B::nibbles(block, 0, g, T), B::nibbles(block, 1, g, T)];
+                    if T == 0 {
+                        short = first_nibbles::<T, HIGH>(w, mask, q);
+                    } else {
+                        next_nibbles::<T, HIGH>(&mut short, w, mask, q);
+                    }
+                });
+                for e in 0..N {
+                    for i in 0..2 {
+                        sums[e][i] = _mm256_madd_epi16(short[e][i], _mm256_set1_epi16(1));
+                    }
+                }
+                return sums;
+            }
+            let mut short = [[_mm256_setzero_si256(); 2]; N];
             unroll!(rounds(N), R => {
                 unroll!(STEPS, I => {
                     const SPLIT: usize = split(I);
