@@ -18,6 +18,7 @@ mod panel {
         const OFFSET: i16 = 0;
         const CHAIN: usize = 8;
         const TOGETHER: usize = 2;
+        #[cfg(target_arch = "x86_64")]
         const NIBBLES: bool = true;
         type Scales<V: Wide> = KScales<V>;
 

@@ -62,7 +62,8 @@ pub(in crate::cpu) trait Unpack: Groups {
     /// fourth.
     const TOGETHER: usize = 1;
     /// Whether the values of two groups that are multiplied together are the low and the high
-    /// nibbles of words, and nothing else.
+    /// nibbles of words, and nothing else: AVX2 has a step for them.
+    #[cfg(target_arch = "x86_64")]
     const NIBBLES: bool = false;
     /// The scales of a register of rows' blocks.
     type Scales<V: Wide>: Scales<V>;

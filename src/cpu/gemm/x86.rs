@@ -52,20 +52,16 @@ pub(super) const fn spread<B: Unpack, K: Kernel>() -> usize {
     if K::SHORT && B::CHAIN == 1 { 2 } else { 1 }
 }
 
-/// How many steps of a group's products fit a sum in 16 bits: those of [`Unpack::CHAIN`], and more
-/// where it begins with what the offset takes away, since integers are at most the offset then. A
-/// sum may leave 16 bits in between, and comes back.
+/// How many steps of a group's products are summed in 16 bits: as many as [`Unpack::CHAIN`] says,
+/// and where sums begin with what the offset takes away all of one factor, since integers are at
+/// most the offset then. A sum may leave 16 bits in between, and comes back.
 pub(super) const fn chain<B: Unpack>() -> usize {
     if B::OFFSET == 0 {
         return B::CHAIN;
     }
-    let most = i16::MAX / (2 * 127 * B::OFFSET);
-    let of_one_factor = if B::FACTORS { STEPS / 2 } else { STEPS };
-    if most as usize >= of_one_factor {
-        of_one_factor
-    } else {
-        B::CHAIN
-    }
+    let steps = if B::FACTORS { STEPS / 2 } else { STEPS };
+    assert!(2 * 127 * B::OFFSET as i32 * steps as i32 <= i16::MAX as i32);
+    steps
 }
 
 /// Where a group's activations begin behind those of the group before, i32s: behind their integers
