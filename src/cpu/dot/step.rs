@@ -2,7 +2,8 @@
 //! out. The compiler knows nothing of them but their operands, and that it must not change their
 //! order: of intrinsics it would take one accumulator after the other, and keep all weights of a
 //! group for that, in memory. Where a word lies is a constant in the instruction, so that a step has
-//! no other to find it.
+//! no other to find it. That a step writes no memory (`readonly`) lets what two of them share be
+//! loaded once.
 
 use std::arch::asm;
 use std::arch::x86_64::{__m256i, __m512i};
