@@ -8,34 +8,81 @@
 use std::arch::asm;
 use std::arch::x86_64::{__m256i, __m512i};
 
-/// Sums of two products of unsigned `w` and the four integers `AT` words after `x`, i16.
-///
-/// # Safety
-/// AVX2; that word is readable.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::cpu) unsafe fn first<const AT: usize>(
-    w: [__m256i; 2],
-    x: *const i32,
-) -> [__m256i; 2] {
-    let (s0, s1);
-    // SAFETY: reads that word and nothing else.
-    unsafe {
-        asm!(
-            "vpbroadcastd {x}, dword ptr [{x_at} + {offset}]",
-            "vpmaddubsw {s0}, {w0}, {x}",
-            "vpmaddubsw {s1}, {w1}, {x}",
-            x_at = in(reg) x,
-            offset = const 4 * AT,
-            w0 = in(ymm_reg) w[0],
-            w1 = in(ymm_reg) w[1],
-            x = out(ymm_reg) _,
-            s0 = out(ymm_reg) s0,
-            s1 = lateout(ymm_reg) s1,
-            options(readonly, nostack, preserves_flags),
-        );
-    }
-    [s0, s1]
+/// Makes a first step and one that adds to it.
+macro_rules! steps {
+    ($(#[$doc:meta])* $first:ident, $next:ident, $multiply:literal, $add:literal) => {
+        $(#[$doc])*
+        ///
+        /// # Safety
+        /// AVX2; that word is readable.
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub(in crate::cpu) unsafe fn $first<const AT: usize>(
+            w: [__m256i; 2],
+            x: *const i32,
+        ) -> [__m256i; 2] {
+            let (s0, s1);
+            // SAFETY: reads that word and nothing else.
+            unsafe {
+                asm!(
+                    "vpbroadcastd {x}, dword ptr [{x_at} + {offset}]",
+                    concat!($multiply, " {s0}, {w0}, {x}"),
+                    concat!($multiply, " {s1}, {w1}, {x}"),
+                    x_at = in(reg) x,
+                    offset = const 4 * AT,
+                    w0 = in(ymm_reg) w[0],
+                    w1 = in(ymm_reg) w[1],
+                    x = out(ymm_reg) _,
+                    s0 = out(ymm_reg) s0,
+                    s1 = lateout(ymm_reg) s1,
+                    options(readonly, nostack, preserves_flags),
+                );
+            }
+            [s0, s1]
+        }
+
+        #[doc = concat!("Adds those of [`", stringify!($first), "`] to `sums`.")]
+        ///
+        /// # Safety
+        /// As there.
+        #[inline]
+        #[target_feature(enable = "avx2,fma,f16c")]
+        pub(in crate::cpu) unsafe fn $next<const AT: usize>(
+            sums: &mut [__m256i; 2],
+            w: [__m256i; 2],
+            x: *const i32,
+        ) {
+            let [s0, s1] = sums;
+            // SAFETY: reads that word and nothing else.
+            unsafe {
+                asm!(
+                    "vpbroadcastd {x}, dword ptr [{x_at} + {offset}]",
+                    concat!($multiply, " {p}, {w0}, {x}"),
+                    concat!($multiply, " {x}, {w1}, {x}"),
+                    concat!($add, " {s0}, {s0}, {p}"),
+                    concat!($add, " {s1}, {s1}, {x}"),
+                    x_at = in(reg) x,
+                    offset = const 4 * AT,
+                    w0 = in(ymm_reg) w[0],
+                    w1 = in(ymm_reg) w[1],
+                    x = out(ymm_reg) _,
+                    p = out(ymm_reg) _,
+                    s0 = inout(ymm_reg) *s0,
+                    s1 = inout(ymm_reg) *s1,
+                    options(readonly, nostack, preserves_flags),
+                );
+            }
+        }
+    };
+}
+
+steps! {
+    /// Sums of two products of unsigned `w` and the four integers `AT` words after `x`, i16.
+    first, next, "vpmaddubsw", "vpaddw"
+}
+steps! {
+    /// Products of two i16 in each i32 of `w` and the two `AT` words after `x`, added, i32.
+    first_wide, next_wide, "vpmaddwd", "vpaddd"
 }
 
 /// Those of [`first`] added to the two i16 of the word `START` words after `x`.
@@ -70,39 +117,6 @@ pub(in crate::cpu) unsafe fn first_from<const START: usize, const AT: usize>(
         );
     }
     [s0, s1]
-}
-
-/// Adds those of [`first`] to `sums`, i16.
-///
-/// # Safety
-/// As [`first`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::cpu) unsafe fn next<const AT: usize>(
-    sums: &mut [__m256i; 2],
-    w: [__m256i; 2],
-    x: *const i32,
-) {
-    let [s0, s1] = sums;
-    // SAFETY: reads that word and nothing else.
-    unsafe {
-        asm!(
-            "vpbroadcastd {x}, dword ptr [{x_at} + {offset}]",
-            "vpmaddubsw {p}, {w0}, {x}",
-            "vpmaddubsw {x}, {w1}, {x}",
-            "vpaddw {s0}, {s0}, {p}",
-            "vpaddw {s1}, {s1}, {x}",
-            x_at = in(reg) x,
-            offset = const 4 * AT,
-            w0 = in(ymm_reg) w[0],
-            w1 = in(ymm_reg) w[1],
-            x = out(ymm_reg) _,
-            p = out(ymm_reg) _,
-            s0 = inout(ymm_reg) *s0,
-            s1 = inout(ymm_reg) *s1,
-            options(readonly, nostack, preserves_flags),
-        );
-    }
 }
 
 /// [`first`] of the low nibbles of `w` with the word `LOW` words after `x`, and of the high ones
@@ -193,69 +207,6 @@ pub(in crate::cpu) unsafe fn next_nibbles<const LOW: usize, const HIGH: usize>(
             l1 = inout(ymm_reg) *l1,
             h0 = inout(ymm_reg) *h0,
             h1 = inout(ymm_reg) *h1,
-            options(readonly, nostack, preserves_flags),
-        );
-    }
-}
-
-/// Products of two i16 in each i32 of `w` and the two `AT` words after `x`, i32.
-///
-/// # Safety
-/// As [`first`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::cpu) unsafe fn first_wide<const AT: usize>(
-    w: [__m256i; 2],
-    x: *const i32,
-) -> [__m256i; 2] {
-    let (s0, s1);
-    // SAFETY: reads that word and nothing else.
-    unsafe {
-        asm!(
-            "vpbroadcastd {x}, dword ptr [{x_at} + {offset}]",
-            "vpmaddwd {s0}, {w0}, {x}",
-            "vpmaddwd {s1}, {w1}, {x}",
-            x_at = in(reg) x,
-            offset = const 4 * AT,
-            w0 = in(ymm_reg) w[0],
-            w1 = in(ymm_reg) w[1],
-            x = out(ymm_reg) _,
-            s0 = out(ymm_reg) s0,
-            s1 = lateout(ymm_reg) s1,
-            options(readonly, nostack, preserves_flags),
-        );
-    }
-    [s0, s1]
-}
-
-/// Adds those of [`first_wide`] to `sums`, i32.
-///
-/// # Safety
-/// As [`first`].
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::cpu) unsafe fn next_wide<const AT: usize>(
-    sums: &mut [__m256i; 2],
-    w: [__m256i; 2],
-    x: *const i32,
-) {
-    let [s0, s1] = sums;
-    // SAFETY: reads that word and nothing else.
-    unsafe {
-        asm!(
-            "vpbroadcastd {x}, dword ptr [{x_at} + {offset}]",
-            "vpmaddwd {p}, {w0}, {x}",
-            "vpmaddwd {x}, {w1}, {x}",
-            "vpaddd {s0}, {s0}, {p}",
-            "vpaddd {s1}, {s1}, {x}",
-            x_at = in(reg) x,
-            offset = const 4 * AT,
-            w0 = in(ymm_reg) w[0],
-            w1 = in(ymm_reg) w[1],
-            x = out(ymm_reg) _,
-            p = out(ymm_reg) _,
-            s0 = inout(ymm_reg) *s0,
-            s1 = inout(ymm_reg) *s1,
             options(readonly, nostack, preserves_flags),
         );
     }
