@@ -9,6 +9,7 @@ use super::panel::{Tile, WIDE, run};
 use super::x86::{Group, Kernel, ROWS, chain, spread, words};
 use crate::cpu::activation::Rows;
 use crate::cpu::dot::Weights;
+use crate::cpu::dot::decode::x86::twice;
 use crate::cpu::dot::step::{first, first_from, first_wide, next, next_wide};
 use crate::cpu::dot::unpack::{STEPS, Unpack, unroll};
 
@@ -167,7 +168,7 @@ unsafe fn group_sums<B: Unpack, const N: usize>(
                 // What the sums are multiplied by on their way to 32 bits.
                 let mut by = [_mm256_set1_epi16(1); 2];
                 if B::FACTORS {
-                    by = [both::<{ T / 4 }>(group.factors[0]), both::<{ T / 4 }>(group.factors[1])];
+                    by = [twice(group.factors[0])[T / 4], twice(group.factors[1])[T / 4]];
                 }
                 for c in 0..N {
                     for i in 0..2 {
@@ -179,20 +180,4 @@ unsafe fn group_sums<B: Unpack, const N: usize>(
         });
         sums
     }
-}
-
-/// The first or the second of pairs of i16, twice.
-///
-/// # Safety
-/// AVX2.
-#[inline]
-#[target_feature(enable = "avx2,fma,f16c")]
-unsafe fn both<const SECOND: usize>(pairs: __m256i) -> __m256i {
-    let bytes = [0x0d0c_0d0c_0908_0908, 0x0504_0504_0100_0100];
-    let which = 0x0202_0202_0202_0202 * SECOND as i64;
-    let bytes = bytes.map(|bytes: i64| bytes + which);
-    _mm256_shuffle_epi8(
-        pairs,
-        _mm256_set_epi64x(bytes[0], bytes[1], bytes[0], bytes[1]),
-    )
 }

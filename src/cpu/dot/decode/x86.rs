@@ -104,7 +104,7 @@ unsafe fn signed(w: [__m256i; 2], x: *const i32) -> [__m256i; 2] {
 /// # Safety
 /// The instruction set.
 #[inline(always)]
-unsafe fn twice<V: Ints>(pairs: V) -> [V; 2] {
+pub(in crate::cpu) unsafe fn twice<V: Ints>(pairs: V) -> [V; 2] {
     // SAFETY: by this function's contract.
     unsafe {
         let (up, down) = (pairs.shift32(16), pairs.shift32(-16));
