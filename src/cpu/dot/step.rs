@@ -85,29 +85,34 @@ steps! {
     first_wide, next_wide, "vpmaddwd", "vpaddd"
 }
 
-/// Those of [`first`] added to the two i16 of the word `START` words after `x`.
+/// Those of [`first`] added to the two i16 at `begin`.
 ///
 /// # Safety
 /// As [`first`], of both words.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
-pub(in crate::cpu) unsafe fn first_from<const START: usize, const AT: usize>(
+pub(in crate::cpu) unsafe fn first_from<const AT: usize, const CHAINS: usize>(
     w: [__m256i; 2],
     x: *const i32,
+    begin: *const i32,
+    at: usize,
 ) -> [__m256i; 2] {
     let (s0, s1);
     // SAFETY: reads those words and nothing else.
     unsafe {
         asm!(
             "vpbroadcastd {x}, dword ptr [{x_at} + {offset}]",
-            "vpbroadcastd {s1}, dword ptr [{x_at} + {start}]",
+            "vpbroadcastd {s1}, dword ptr [{begin} + {each} * {at} + {start}]",
             "vpmaddubsw {s0}, {w0}, {x}",
             "vpmaddubsw {x}, {w1}, {x}",
             "vpaddw {s0}, {s0}, {s1}",
             "vpaddw {s1}, {s1}, {x}",
             x_at = in(reg) x,
             offset = const 4 * AT,
-            start = const 4 * START,
+            begin = in(reg) begin,
+            at = in(reg) at,
+            each = const 4 * CHAINS,
+            start = const AT / 4 * 4 * (CHAINS - 1),
             w0 = in(ymm_reg) w[0],
             w1 = in(ymm_reg) w[1],
             x = out(ymm_reg) _,

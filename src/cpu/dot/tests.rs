@@ -127,11 +127,12 @@ fn every_table_equals_scalar() {
             continue;
         };
         for &format in Format::ALL {
-            // More than one panel's depth of 1024; with a rest for floats.
-            let widths = if format.is_quantized() {
-                [256, 2304]
-            } else {
-                [83, 256]
+            // More than one panel's depth of 1024; with a rest for floats, and groups that fill no
+            // register where blocks are short enough.
+            let widths = match format.block_len() {
+                1 => [83, 256],
+                32 => [96, 2336],
+                _ => [256, 2304],
             };
             for (rows, width) in [1, 7, 8, 19].into_iter().zip(widths.into_iter().cycle()) {
                 for bytes in weights(random, format, rows, width) {

@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::panel::{Tile, WIDE, run};
-use super::x86::{Group, Kernel, beginnings};
+use super::x86::{Group, Kernel};
 use crate::cpu::activation::Rows;
 use crate::cpu::dot::Weights;
 use crate::cpu::dot::decode::x86::offset;
@@ -30,6 +30,7 @@ enum Avx512 {}
 
 impl Kernel for Avx512 {
     type V = __m512i;
+    const TALL: usize = 8;
     const UNSIGNED: bool = true;
 
     #[inline(always)]
@@ -57,9 +58,8 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
     // SAFETY: by this function's contract; `c` is below `N`, `g` below `panel.len()`, which is
     // at most `DEPTH`.
     unsafe {
-        let [begin, last] = beginnings::<B, Avx512, N>(x, to.n, to.first, panel.len());
         let at = to.n * x.groups + to.first;
-        let (q, stride) = (to.q, to.q_stride);
+        let (q, stride) = (to.words.q, to.words.q_stride);
         let (x_scale, x_sum) = (x.scale.as_ptr().add(at), x.scaled_sum.as_ptr().add(at));
         let mut lanes: [[f32; WIDE]; N] = to.load();
         let mut acc = [_mm512_setzero_ps(); N];
@@ -68,28 +68,27 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
         }
         for (g, group) in panel.iter().enumerate() {
             let w: [__m512i; STEPS] = std::mem::transmute(group.q);
+            let begin = to.words.begin_of::<B>(g);
             let mut sum = [_mm512_setzero_si512(); N];
             if B::FACTORS {
                 let mut second = [_mm512_setzero_si512(); N];
                 for c in 0..N {
-                    sum[c] = _mm512_set1_epi32(begin[c][g]);
-                    second[c] = _mm512_set1_epi32(last[c][g]);
+                    sum[c] = _mm512_set1_epi32(*begin.add(c * to.words.begin_stride));
+                    second[c] = _mm512_set1_epi32(*begin.add(c * to.words.begin_stride + 1));
                 }
                 half::<N>(&mut sum, &w, 0, q.add(g * STEPS), stride);
                 half::<N>(&mut second, &w, 4, q.add(g * STEPS), stride);
-                let factors: __m512i = std::mem::transmute(group.factors);
-                let low = _mm512_srai_epi32::<16>(_mm512_slli_epi32::<16>(factors));
-                let high = _mm512_srai_epi32::<16>(factors);
+                let [first, last]: [__m512i; 2] = std::mem::transmute(group.rest);
                 for c in 0..N {
                     sum[c] = _mm512_add_epi32(
-                        _mm512_mullo_epi32(sum[c], low),
-                        _mm512_mullo_epi32(second[c], high),
+                        _mm512_mullo_epi32(sum[c], first),
+                        _mm512_mullo_epi32(second[c], last),
                     );
                 }
             } else {
                 if const { offset::<B>(true) } != 0 {
                     for c in 0..N {
-                        sum[c] = _mm512_set1_epi32(begin[c][g]);
+                        sum[c] = _mm512_set1_epi32(*begin.add(c * to.words.begin_stride));
                     }
                 }
                 half::<N>(&mut sum, &w, 0, q.add(g * STEPS), stride);
@@ -101,7 +100,7 @@ unsafe fn add<B: Unpack, const N: usize>(panel: &[Group], x: &Rows<'_>, to: Tile
                 acc[c] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum[c]), by, acc[c]);
             }
             if B::HAS_MIN {
-                let min: __m512 = std::mem::transmute(group.min);
+                let min: __m512 = std::mem::transmute(group.rest[0]);
                 for c in 0..N {
                     let by = _mm512_set1_ps(*x_sum.add(c * x.groups + g));
                     acc[c] = _mm512_fnmadd_ps(min, by, acc[c]);

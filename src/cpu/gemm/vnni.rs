@@ -4,7 +4,7 @@
 use std::arch::x86_64::*;
 
 use super::panel::{Tile, WIDE, run};
-use super::x86::{Group, Kernel, ROWS, beginnings};
+use super::x86::{Group, Kernel, ROWS};
 use crate::cpu::activation::Rows;
 use crate::cpu::dot::Weights;
 use crate::cpu::dot::decode::x86::offset;
@@ -61,6 +61,7 @@ encoding! {
 
 impl<E: Encoding> Kernel for E {
     type V = __m256i;
+    const TALL: usize = 4;
     const UNSIGNED: bool = true;
 
     #[inline(always)]
@@ -90,7 +91,6 @@ unsafe fn add<B: Unpack, E: Encoding, const N: usize>(
     // SAFETY: by this function's contract; `c` is below `N`, `g` below `panel.len()`, which is
     // at most `DEPTH`.
     unsafe {
-        let [begin, last] = beginnings::<B, E, N>(x, to.n, to.first, panel.len());
         let at = to.n * x.groups + to.first;
         let (x_scale, x_sum) = (x.scale.as_ptr().add(at), x.scaled_sum.as_ptr().add(at));
         let mut lanes: [[f32; WIDE]; N] = to.load();
@@ -101,33 +101,32 @@ unsafe fn add<B: Unpack, E: Encoding, const N: usize>(
             }
         }
         for (g, group) in panel.iter().enumerate() {
-            let (q, stride) = (to.q.add(g * STEPS), to.q_stride);
+            let (q, stride) = (to.words.q.add(g * STEPS), to.words.q_stride);
+            let begin = to.words.begin_of::<B>(g);
             let mut sum = [[_mm256_setzero_si256(); 2]; N];
             if B::FACTORS {
                 for c in 0..N {
-                    sum[c] = [_mm256_set1_epi32(begin[c][g]); 2];
+                    sum[c] = [_mm256_set1_epi32(*begin.add(c * to.words.begin_stride)); 2];
                 }
                 half::<E, N>(&mut sum, group, 0, q, stride);
                 let mut second = [[_mm256_setzero_si256(); 2]; N];
                 for c in 0..N {
-                    second[c] = [_mm256_set1_epi32(last[c][g]); 2];
+                    second[c] = [_mm256_set1_epi32(*begin.add(c * to.words.begin_stride + 1)); 2];
                 }
                 half::<E, N>(&mut second, group, 4, q, stride);
                 for i in 0..2 {
-                    let factors = group.factors[i];
-                    let low = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(factors));
-                    let high = _mm256_srai_epi32::<16>(factors);
+                    let [first, last] = [group.rest[0][i], group.rest[1][i]];
                     for c in 0..N {
                         sum[c][i] = _mm256_add_epi32(
-                            _mm256_mullo_epi32(sum[c][i], low),
-                            _mm256_mullo_epi32(second[c][i], high),
+                            _mm256_mullo_epi32(sum[c][i], first),
+                            _mm256_mullo_epi32(second[c][i], last),
                         );
                     }
                 }
             } else {
                 if const { offset::<B>(true) } != 0 {
                     for c in 0..N {
-                        sum[c] = [_mm256_set1_epi32(begin[c][g]); 2];
+                        sum[c] = [_mm256_set1_epi32(*begin.add(c * to.words.begin_stride)); 2];
                     }
                 }
                 half::<E, N>(&mut sum, group, 0, q, stride);
@@ -142,7 +141,11 @@ unsafe fn add<B: Unpack, E: Encoding, const N: usize>(
                 if B::HAS_MIN {
                     let x_sum = _mm256_broadcast_ss(&*x_sum.add(c * x.groups + g));
                     for i in 0..2 {
-                        acc[c][i] = _mm256_fnmadd_ps(group.min[i], x_sum, acc[c][i]);
+                        acc[c][i] = _mm256_fnmadd_ps(
+                            _mm256_castsi256_ps(group.rest[0][i]),
+                            x_sum,
+                            acc[c][i],
+                        );
                     }
                 }
             }

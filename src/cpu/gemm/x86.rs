@@ -4,10 +4,10 @@
 
 use std::arch::x86_64::*;
 
-use super::panel::{DEPTH, Micro, Tile, WIDE};
+use super::panel::{Micro, Tile, WIDE, Words};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::arena::Buffer;
-use crate::cpu::dot::decode::x86::offset;
+use crate::cpu::dot::decode::x86::{offset, twice};
 use crate::cpu::dot::unpack::{STEPS, Scales, Unpack, unroll};
 use crate::cpu::dot::wide::{Ints, Wide};
 
@@ -21,10 +21,9 @@ pub(super) struct Group {
     pub q: [[__m256i; 2]; GROUP / 4],
     /// `[row]`.
     pub scale: [__m256; 2],
-    /// `[row]`.
-    pub min: [__m256; 2],
-    /// What [`Scales::factors`] gives: two i16 a row.
-    pub factors: [__m256i; 2],
+    /// `[row]`: the mins, f32; or the factors of the group's first half and of its last, as i32, or
+    /// as two i16 that are the same where [`Kernel::SHORT`].
+    pub rest: [[__m256i; 2]; 2],
 }
 
 /// Rows of half a panel, a register of 256 bits.
@@ -34,6 +33,8 @@ pub(super) const ROWS: usize = WIDE / 2;
 pub(super) trait Kernel {
     /// The registers that weights are taken apart in.
     type V: Ints;
+    /// Rows of activations in its largest tile.
+    const TALL: usize;
     /// Whether signed integers are made unsigned first, by adding 128.
     const UNSIGNED: bool;
     /// Whether sums begin in 16 bits. Signed integers, and the activations they meet, are widened to
@@ -64,18 +65,9 @@ pub(super) const fn chain<B: Unpack>() -> usize {
     steps
 }
 
-/// Where a group's activations begin behind those of the group before, i32s: behind their integers
-/// lie the beginnings of sums in 16 bits, two i16 for each chain.
-pub(super) const fn words<B: Unpack, K: Kernel>() -> usize {
-    if K::SHORT && B::OFFSET != 0 {
-        STEPS + STEPS / chain::<B>()
-    } else {
-        STEPS * spread::<B, K>()
-    }
-}
-
 impl<K: Kernel> Micro for K {
     type Group = Group;
+    const TALL: usize = K::TALL;
 
     #[inline(always)]
     fn spread<B: Unpack>() -> usize {
@@ -88,21 +80,19 @@ impl<K: Kernel> Micro for K {
         first: usize,
         depth: usize,
         room: &mut Buffer,
-    ) -> (*const i32, usize) {
-        let words = const { words::<B, K>() };
-        if words == STEPS {
-            return (x.q[first * GROUP..].as_ptr().cast(), x.groups * STEPS);
-        }
-        room.reserve(x.n * depth * words);
+    ) -> Words {
         // SAFETY: by the trait's contract.
         unsafe {
-            if const { spread::<B, K>() } == 1 {
-                centre::<B>(x, first, depth, room, words);
+            if const { spread::<B, K>() } == 2 {
+                widen(x, first, depth, room)
+            } else if const { offset::<B>(K::UNSIGNED) } == 0 {
+                Words::of(x, first)
+            } else if K::SHORT {
+                centre::<B>(x, first, depth, room)
             } else {
-                widen(x, first, depth, room);
+                begin::<B, K>(x, first, depth, room)
             }
         }
-        (room.of::<i32>().as_ptr(), depth * words)
     }
 
     #[inline(always)]
@@ -124,8 +114,9 @@ impl<K: Kernel> Micro for K {
 /// # Safety
 /// AVX2; `x` has these groups.
 #[inline(always)]
-unsafe fn widen(x: &Rows<'_>, first: usize, depth: usize, out: &mut Buffer) {
-    let (out, _) = out.of_mut::<[i16; GROUP / 2]>().as_chunks_mut();
+unsafe fn widen(x: &Rows<'_>, first: usize, depth: usize, room: &mut Buffer) -> Words {
+    room.reserve(x.n * depth * GROUP / 2);
+    let (out, _) = room.of_mut::<[i16; GROUP / 2]>().as_chunks_mut();
     for n in 0..x.n {
         let (groups, _) =
             x.q[(n * x.groups + first) * GROUP..][..depth * GROUP].as_chunks::<GROUP>();
@@ -138,46 +129,69 @@ unsafe fn widen(x: &Rows<'_>, first: usize, depth: usize, out: &mut Buffer) {
             }
         }
     }
+    Words {
+        q: room.of::<i32>().as_ptr(),
+        q_stride: depth * GROUP / 2,
+        begin: std::ptr::null(),
+        begin_stride: 0,
+    }
 }
 
-/// Groups `first..first + depth` of all rows of activations, each with the beginnings of its sums:
-/// `words` i32s, `[n, depth, words]`.
+/// The activations as they are, and what sums in 16 bits begin with, `[n, groups, chains]`, of
+/// which each row's first `depth` are written: two i16 for each chain of a group, the sums of the
+/// first two of each of its fours and of the last two, times `-offset`.
 ///
 /// # Safety
 /// AVX2; `x` has these groups.
 #[inline(always)]
-unsafe fn centre<B: Unpack>(
-    x: &Rows<'_>,
-    first: usize,
-    depth: usize,
-    out: &mut Buffer,
-    words: usize,
-) {
-    let mut out = out.of_mut::<i32>().chunks_exact_mut(words);
+unsafe fn centre<B: Unpack>(x: &Rows<'_>, first: usize, depth: usize, room: &mut Buffer) -> Words {
+    let chains = const { STEPS / chain::<B>() };
+    let begin_stride = x.groups * chains;
+    // The last four groups may be fewer; what is written for them belongs to the next row then.
+    room.reserve(x.n * begin_stride + 4 * chains);
     for n in 0..x.n {
-        let (groups, _) =
-            x.q[(n * x.groups + first) * GROUP..][..depth * GROUP].as_chunks::<GROUP>();
-        for (group, out) in groups.iter().zip(&mut out) {
-            // SAFETY: by this function's contract; there are eight words and the beginnings of one
-            // or two chains.
+        let out = &mut room.of_mut::<i32>()[n * begin_stride..];
+        let row = &x.q[(n * x.groups + first) * GROUP..][..depth * GROUP];
+        for (fours, out) in out
+            .chunks_exact_mut(4 * chains)
+            .take(depth.div_ceil(4))
+            .enumerate()
+        {
+            // SAFETY: by this function's contract; behind the last group comes it itself.
             unsafe {
-                let q = _mm256_loadu_si256(group.as_ptr().cast());
-                _mm256_storeu_si256(out.as_mut_ptr().cast(), q);
-                // Of the steps of each half, two i16, then of pairs of them, then of all four.
-                let sums = _mm256_maddubs_epi16(_mm256_set1_epi8(B::OFFSET as i8), q);
-                let sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32::<0b01_00_11_10>(sums));
-                let sums = _mm256_add_epi16(sums, _mm256_shuffle_epi32::<0b10_11_00_01>(sums));
+                let by = _mm256_set1_epi8(B::OFFSET as i8);
+                let mut sums = [_mm256_setzero_si256(); 4];
+                for i in 0..4 {
+                    let group = (fours * 4 + i).min(depth - 1);
+                    let q = _mm256_loadu_si256(row.as_ptr().add(group * GROUP).cast());
+                    sums[i] = _mm256_maddubs_epi16(by, q);
+                }
+                // The four i32 of each half of each register, added as pairs of i16: those of the
+                // first halves of the four groups, then of the last.
+                let [a, b, c, d] = sums;
+                let ab = _mm256_add_epi16(_mm256_unpacklo_epi32(a, b), _mm256_unpackhi_epi32(a, b));
+                let cd = _mm256_add_epi16(_mm256_unpacklo_epi32(c, d), _mm256_unpackhi_epi32(c, d));
+                let sums =
+                    _mm256_add_epi16(_mm256_unpacklo_epi64(ab, cd), _mm256_unpackhi_epi64(ab, cd));
                 let sums = _mm256_sub_epi16(_mm256_setzero_si256(), sums);
-                let last = _mm256_extracti128_si256::<1>(sums);
-                let sums = _mm256_castsi256_si128(sums);
-                if const { chain::<B>() } == STEPS {
-                    out[STEPS] = _mm_cvtsi128_si32(_mm_add_epi16(sums, last));
+                let (halves, last) = (
+                    _mm256_castsi256_si128(sums),
+                    _mm256_extracti128_si256::<1>(sums),
+                );
+                let out = out.as_mut_ptr().cast::<__m128i>();
+                if chains == 1 {
+                    _mm_storeu_si128(out, _mm_add_epi16(halves, last));
                 } else {
-                    out[STEPS] = _mm_cvtsi128_si32(sums);
-                    out[STEPS + 1] = _mm_cvtsi128_si32(last);
+                    _mm_storeu_si128(out, _mm_unpacklo_epi32(halves, last));
+                    _mm_storeu_si128(out.add(1), _mm_unpackhi_epi32(halves, last));
                 }
             }
         }
+    }
+    Words {
+        begin: room.of::<i32>().as_ptr(),
+        begin_stride,
+        ..Words::of(x, first)
     }
 }
 
@@ -230,10 +244,17 @@ unsafe fn unpack<B: Unpack, K: Kernel>(
                     let to = &mut *to;
                     put(&mut to.scale, i, scales.scale(G));
                     if B::HAS_MIN {
-                        put(&mut to.min, i, scales.min(G));
+                        put(&mut to.rest[0], i, scales.min(G));
                     }
                     if B::FACTORS {
-                        put(&mut to.factors, i, scales.factors(G));
+                        let pairs = scales.factors(G);
+                        let [first, last] = if K::SHORT {
+                            twice(pairs)
+                        } else {
+                            [pairs.shift32(16).down32(16), pairs.down32(16)]
+                        };
+                        put(&mut to.rest[0], i, first);
+                        put(&mut to.rest[1], i, last);
                     }
                 });
             }
@@ -252,52 +273,55 @@ unsafe fn put<H, V>(field: &mut [H; 2], i: usize, value: V) {
     unsafe { field.as_mut_ptr().cast::<V>().add(i).write(value) }
 }
 
-/// What the sums of a group begin with in place of 0, for rows of activations and each of a
-/// panel's groups: the sum of the group's integers times `-offset`; where the format has factors,
-/// that of its first half and that of its last.
-pub(super) type Beginnings<const N: usize> = [[i32; DEPTH]; N];
+impl Words {
+    /// What the first row's sums of group `g` begin with: see [`begin`].
+    #[inline(always)]
+    pub(super) fn begin_of<B: Unpack>(self, g: usize) -> *const i32 {
+        self.begin.wrapping_add(if B::FACTORS { 2 * g } else { g })
+    }
+}
 
-/// The beginnings of `N` rows of activations from `n` on.
+/// The activations as they are, and what sums begin with, `[n, groups, chains]` likewise: the sum of
+/// a group's integers times `-offset`; where the format has factors, that of its first half and that
+/// of its last.
 ///
 /// # Safety
-/// AVX2; `x` has these rows and groups, `depth` is at most `DEPTH`.
+/// AVX2; `x` has these groups.
 #[inline(always)]
-pub(super) unsafe fn beginnings<B: Unpack, K: Kernel, const N: usize>(
+unsafe fn begin<B: Unpack, K: Kernel>(
     x: &Rows<'_>,
-    n: usize,
     first: usize,
     depth: usize,
-) -> [Beginnings<N>; 2] {
-    let mut begin = [[[0; DEPTH]; N]; 2];
+    room: &mut Buffer,
+) -> Words {
+    let chains = if B::FACTORS { 2 } else { 1 };
     let less = const { -offset::<B>(K::UNSIGNED) };
-    if less == 0 {
-        return begin;
-    }
-    for c in 0..N {
-        let halves = &x.halves[(n + c) * x.groups + first..][..depth];
-        for (i, part) in halves.chunks(ROWS).enumerate() {
-            let mut eight = [[0; 2]; ROWS];
-            match part.try_into() {
-                Ok(part) => eight = part,
-                Err(_) => eight[..part.len()].copy_from_slice(part),
-            }
-            // SAFETY: by this function's contract; `DEPTH` is a multiple of eight.
+    let begin_stride = x.groups * chains;
+    // As in `centre`.
+    room.reserve(x.n * begin_stride + ROWS);
+    for n in 0..x.n {
+        let halves = &x.halves[n * x.groups + first..][..depth];
+        let out = &mut room.of_mut::<i32>()[n * begin_stride..];
+        for (part, out) in halves.chunks(ROWS / chains).zip(out.chunks_exact_mut(ROWS)) {
+            let mut some = [[0; 2]; ROWS];
+            some[..part.len()].copy_from_slice(part);
+            // SAFETY: by this function's contract.
             unsafe {
-                let eight = _mm256_loadu_si256(eight.as_ptr().cast());
-                let first = begin[0][c].as_mut_ptr().add(i * ROWS).cast();
-                if B::FACTORS {
-                    let less = _mm256_set1_epi32(less.into());
-                    let low = _mm256_srai_epi32::<16>(_mm256_slli_epi32::<16>(eight));
-                    let high = _mm256_srai_epi32::<16>(eight);
-                    let last = begin[1][c].as_mut_ptr().add(i * ROWS).cast();
-                    _mm256_storeu_si256(first, _mm256_mullo_epi32(low, less));
-                    _mm256_storeu_si256(last, _mm256_mullo_epi32(high, less));
+                let sums = if B::FACTORS {
+                    let halves = _mm_loadu_si128(some.as_ptr().cast());
+                    let halves = _mm256_cvtepi16_epi32(halves);
+                    _mm256_mullo_epi32(halves, _mm256_set1_epi32(less.into()))
                 } else {
-                    let sum = _mm256_madd_epi16(eight, _mm256_set1_epi16(less));
-                    _mm256_storeu_si256(first, sum);
-                }
+                    let halves = _mm256_loadu_si256(some.as_ptr().cast());
+                    _mm256_madd_epi16(halves, _mm256_set1_epi16(less))
+                };
+                _mm256_storeu_si256(out.as_mut_ptr().cast(), sums);
             }
         }
     }
-    begin
+    Words {
+        begin: room.of::<i32>().as_ptr(),
+        begin_stride,
+        ..Words::of(x, first)
+    }
 }

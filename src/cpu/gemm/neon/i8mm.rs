@@ -8,7 +8,7 @@ use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::arena::Buffer;
 use crate::cpu::dot::neon::{MAGIC, smmla};
 use crate::cpu::dot::unpack::{STEPS, Unpack};
-use crate::cpu::gemm::panel::Tile;
+use crate::cpu::gemm::panel::{Tile, Words};
 
 /// Four rows of weights are the `R` registers: `[row 2 i of the first activations, of the second,
 /// row 2 i + 1 of the first, of the second]`.
@@ -65,12 +65,7 @@ impl Kernel<4> for Matrices {
 
     /// Packed in pairs of rows, the last one twice where it has no other: `[pair][group]`.
     #[inline(always)]
-    unsafe fn activations(
-        x: &Rows<'_>,
-        first: usize,
-        depth: usize,
-        room: &mut Buffer,
-    ) -> (*const i32, usize) {
+    unsafe fn activations(x: &Rows<'_>, first: usize, depth: usize, room: &mut Buffer) -> Words {
         let words = const { size_of::<Pair>() / 4 };
         room.reserve(x.n.div_ceil(2) * depth * words);
         // Aligned to cache lines, as buffers are.
@@ -95,13 +90,17 @@ impl Kernel<4> for Matrices {
                 }
             }
         }
-        (pairs.cast(), depth * words / 2)
+        Words {
+            q: pairs.cast(),
+            q_stride: depth * words / 2,
+            ..Words::of(x, first)
+        }
     }
 
     #[inline(always)]
     unsafe fn unit(_x: &Rows<'_>, to: &Tile<'_>, c: usize) -> *const Pair {
         // SAFETY: by the trait's contract; tiles and units begin with the first row of a pair.
-        unsafe { to.q.add(c * to.q_stride).cast() }
+        unsafe { to.words.q.add(c * to.words.q_stride).cast() }
     }
 
     #[inline(always)]

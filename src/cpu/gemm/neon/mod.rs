@@ -13,7 +13,7 @@ mod quads;
 use std::arch::aarch64::*;
 use std::marker::PhantomData;
 
-use super::panel::{Micro, Tile, WIDE, run};
+use super::panel::{Micro, Tile, WIDE, Words, run};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::arena::Buffer;
 use crate::cpu::dot::neon::{from_magic, times_factors};
@@ -60,13 +60,8 @@ trait Kernel<const R: usize> {
     /// # Safety
     /// As there.
     #[inline(always)]
-    unsafe fn activations(
-        x: &Rows<'_>,
-        first: usize,
-        _depth: usize,
-        _room: &mut Buffer,
-    ) -> (*const i32, usize) {
-        (x.q[first * GROUP..].as_ptr().cast(), x.groups * STEPS)
+    unsafe fn activations(x: &Rows<'_>, first: usize, _depth: usize, _room: &mut Buffer) -> Words {
+        Words::of(x, first)
     }
 
     /// The unit that begins `c` rows of activations after the tile's first.
@@ -148,6 +143,7 @@ struct Neon<K, const R: usize>(PhantomData<K>);
 
 impl<K: Kernel<R>, const R: usize> Micro for Neon<K, R> {
     type Group = [Eight<R>; 2];
+    const TALL: usize = K::TALL;
 
     #[inline(always)]
     unsafe fn activations<B: Unpack>(
@@ -155,7 +151,7 @@ impl<K: Kernel<R>, const R: usize> Micro for Neon<K, R> {
         first: usize,
         depth: usize,
         room: &mut Buffer,
-    ) -> (*const i32, usize) {
+    ) -> Words {
         // SAFETY: by the trait's contract.
         unsafe { K::activations(x, first, depth, room) }
     }

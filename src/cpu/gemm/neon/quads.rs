@@ -66,7 +66,7 @@ impl<P: Products> Kernel<2> for Quads<P> {
         // SAFETY: by the trait's contract.
         unsafe {
             Column {
-                q: to.q.add(c * to.q_stride),
+                q: to.words.q.add(c * to.words.q_stride),
                 scale: x.scale.as_ptr().add(at),
                 scaled_sum: x.scaled_sum.as_ptr().add(at),
             }
