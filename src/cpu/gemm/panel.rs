@@ -106,14 +106,17 @@ pub(super) unsafe fn run<B: Unpack, M: Micro>(
             };
             // The panel after this one, at the same place, or all of them farther on; behind the
             // last comes presumably this thread's next.
-            let block = const { WIDE * size_of::<B>() * GROUP / B::LEN };
-            let (next, groups) = if start + WIDE < w.rows || first + depth == x.groups {
-                ((start + WIDE) * w.stride + first * block, depth)
+            let (row, group) = if start + WIDE < w.rows {
+                (start + WIDE, first)
+            } else if first + depth < x.groups {
+                (0, first + depth)
             } else {
-                let rest = x.groups - first - depth;
-                ((first + depth) * block, rest.min(DEPTH / spread))
+                (start + WIDE, 0)
             };
-            let mut next = Ahead::new(w.bytes.as_ptr().wrapping_add(next), groups * block);
+            let group_bytes = const { WIDE * size_of::<B>() * GROUP / B::LEN };
+            let at = row * w.stride + group * group_bytes;
+            let groups = (DEPTH / spread).min(x.groups - group);
+            let mut next = Ahead::new(w.bytes.as_ptr().wrapping_add(at), groups * group_bytes);
             let mut n = 0;
             while n < x.n {
                 next.ask(n + M::TALL, x.n);
