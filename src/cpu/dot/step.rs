@@ -85,10 +85,11 @@ steps! {
     first_wide, next_wide, "vpmaddwd", "vpaddd"
 }
 
-/// Those of [`first`] added to the two i16 at `begin`.
+/// Those of [`first`] added to what they begin with: two i16 of `begin`, `[groups, CHAINS]`, for
+/// group `at` and, where it has two chains, the one that step `AT` begins.
 ///
 /// # Safety
-/// As [`first`], of both words.
+/// As [`first`]; so is that of `begin`.
 #[inline]
 #[target_feature(enable = "avx2,fma,f16c")]
 pub(in crate::cpu) unsafe fn first_from<const AT: usize, const CHAINS: usize>(
