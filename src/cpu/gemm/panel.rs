@@ -171,6 +171,7 @@ const LINE: usize = 64;
 
 /// Asks for a line, into the second-level cache. It may lie anywhere: nothing is read.
 #[inline(always)]
+#[allow(unused_unsafe)] // later compilers call a prefetch safe
 fn ask(line: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: never faults, whatever the address.
