@@ -139,7 +139,7 @@ pub(super) unsafe fn run<B: Unpack, M: Micro>(
 
 /// Weights that are unpacked next. Their lines are asked for bit by bit beside the products, since
 /// there are only so many requests open at once and a processor waits where there are more; without
-/// that it waits when it unpacks (7 to 9 % of a prompt's time, 2 to 4 with it).
+/// that it waits when it unpacks (7 to 9 % of its time in a prompt, 2 to 4 with it).
 struct Ahead {
     at: *const u8,
     lines: usize,

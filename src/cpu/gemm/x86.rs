@@ -132,8 +132,7 @@ unsafe fn widen(x: &Rows<'_>, first: usize, depth: usize, room: &mut Buffer) -> 
     Words {
         q: room.of::<i32>().as_ptr(),
         q_stride: depth * GROUP / 2,
-        begin: std::ptr::null(),
-        begin_stride: 0,
+        ..Words::of(x, first)
     }
 }
 
@@ -147,7 +146,7 @@ unsafe fn widen(x: &Rows<'_>, first: usize, depth: usize, room: &mut Buffer) -> 
 unsafe fn centre<B: Unpack>(x: &Rows<'_>, first: usize, depth: usize, room: &mut Buffer) -> Words {
     let chains = const { STEPS / chain::<B>() };
     let begin_stride = x.groups * chains;
-    // The last four groups may be fewer; what is written for them belongs to the next row then.
+    // The last four groups may be fewer; the next row then writes over what is behind them.
     room.reserve(x.n * begin_stride + 4 * chains);
     for n in 0..x.n {
         let out = &mut room.of_mut::<i32>()[n * begin_stride..];
@@ -157,7 +156,7 @@ unsafe fn centre<B: Unpack>(x: &Rows<'_>, first: usize, depth: usize, room: &mut
             .take(depth.div_ceil(4))
             .enumerate()
         {
-            // SAFETY: by this function's contract; behind the last group comes it itself.
+            // SAFETY: by this function's contract; the last group stands for those behind it.
             unsafe {
                 let by = _mm256_set1_epi8(B::OFFSET as i8);
                 let mut sums = [_mm256_setzero_si256(); 4];
