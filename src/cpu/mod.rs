@@ -13,6 +13,7 @@
 #![allow(unsafe_code)]
 
 mod activation;
+mod ahead;
 mod arena;
 mod attend;
 mod disjoint;

@@ -8,6 +8,7 @@
 
 use katari_gguf::block::{BlockQ4_0, BlockQ8_0};
 
+use crate::cpu::ahead::{LINE, ask};
 use crate::cpu::lanes::{LANES, Lanes};
 use crate::kv::KvType;
 
@@ -56,6 +57,9 @@ impl<'a> Stored<'a> {
 trait Row {
     /// How many [`Lanes`] are unpacked at once, 1 or 2.
     const STEP: usize;
+    /// Whether unpacking takes so long that rows are asked for ahead: a processor looks ahead only
+    /// as far as the instructions that it has begun.
+    const ASKED: bool = Self::STEP == 2;
 
     /// Unpacks values `i * STEP * LANES..`; with a step of 1 the second is not to be used.
     ///
@@ -109,6 +113,9 @@ impl Row for Q4_0 {
     }
 }
 
+/// Bytes that keys are asked for ahead.
+const AHEAD: usize = 4096;
+
 /// The scores of one query `[width]`, which is padded with zeros to whole lanes.
 #[inline(always)]
 pub(in crate::cpu) fn score<L: Lanes>(q: &[f32], keys: Stored<'_>, out: &mut [f32]) {
@@ -117,7 +124,7 @@ pub(in crate::cpu) fn score<L: Lanes>(q: &[f32], keys: Stored<'_>, out: &mut [f3
     unsafe {
         match keys.kind {
             KvType::F32 => score_rows::<L, F32>(q, keys, out),
-            KvType::F16 => score_rows::<L, F16>(q, keys, out),
+            KvType::F16 => score_rows::<L::Halfs, F16>(q, keys, out),
             KvType::Q8_0 => score_rows::<L, Q8_0>(q, keys, out),
             KvType::Q4_0 => score_rows::<L, Q4_0>(q, keys, out),
         }
@@ -132,6 +139,11 @@ unsafe fn score_rows<L: Lanes, R: Row>(q: &[f32], keys: Stored<'_>, out: &mut [f
         // Where fewer are left the last one again.
         let row = |i: usize| keys.from(4 * four + i.min(out.len() - 1));
         let rows = [row(0), row(1), row(2), row(3)];
+        if R::ASKED {
+            for line in 0..(4 * keys.row_bytes).div_ceil(LINE) {
+                ask(rows[0].wrapping_add(AHEAD + line * LINE));
+            }
+        }
         // SAFETY: by this function's contract.
         let sums = unsafe {
             let mut acc = [L::splat(0.0); 4];
@@ -177,7 +189,7 @@ pub(in crate::cpu) fn weigh<L: Lanes>(weights: &[f32], values: Stored<'_>, acc: 
     unsafe {
         match values.kind {
             KvType::F32 => weigh_rows::<L, F32>(weights, values, acc),
-            KvType::F16 => weigh_rows::<L, F16>(weights, values, acc),
+            KvType::F16 => weigh_rows::<L::Halfs, F16>(weights, values, acc),
             KvType::Q8_0 => weigh_rows::<L, Q8_0>(weights, values, acc),
             KvType::Q4_0 => weigh_rows::<L, Q4_0>(weights, values, acc),
         }
@@ -185,7 +197,7 @@ pub(in crate::cpu) fn weigh<L: Lanes>(weights: &[f32], values: Stored<'_>, acc: 
 }
 
 /// Cells of which all columns are done before the next: what the columns beyond those that
-/// registers hold read is still in the first-level cache.
+/// registers hold read is still in the first-level cache. As many are asked for ahead.
 const NEAR: usize = 32;
 
 /// # Safety
@@ -242,6 +254,11 @@ unsafe fn weigh_columns<L: Lanes, R: Row, const N: usize>(
         let mut row = values.bytes.as_ptr();
         for &weight in weights {
             let weight = L::splat(weight);
+            if R::ASKED && unit == 0 {
+                for line in 0..values.row_bytes.div_ceil(LINE) {
+                    ask(row.wrapping_add(NEAR * values.row_bytes + line * LINE));
+                }
+            }
             for (i, sums) in sums.iter_mut().enumerate() {
                 let v = R::unpack::<L>(row, unit + i);
                 sums[0] = sums[0].fma(weight, v[0]);

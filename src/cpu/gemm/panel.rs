@@ -7,6 +7,7 @@
 use std::cell::RefCell;
 
 use crate::cpu::activation::{GROUP, Rows};
+use crate::cpu::ahead::{LINE, ask};
 use crate::cpu::arena::Buffer;
 use crate::cpu::dot::unpack::{STEPS, Unpack};
 use crate::cpu::dot::{Weights, pack};
@@ -163,30 +164,6 @@ impl Ahead {
             ask(self.at.wrapping_add(line * LINE));
         }
         self.asked = until;
-    }
-}
-
-/// Bytes of a cache line.
-const LINE: usize = 64;
-
-/// Asks for a line, into the second-level cache. It may lie anywhere: nothing is read.
-#[inline(always)]
-#[allow(unused_unsafe)] // later compilers call a prefetch safe
-fn ask(line: *const u8) {
-    #[cfg(target_arch = "x86_64")]
-    // SAFETY: never faults, whatever the address.
-    unsafe {
-        use std::arch::x86_64::{_MM_HINT_T1, _mm_prefetch};
-        _mm_prefetch::<_MM_HINT_T1>(line.cast());
-    }
-    #[cfg(target_arch = "aarch64")]
-    // SAFETY: as there.
-    unsafe {
-        std::arch::asm!(
-            "prfm pldl2keep, [{}]",
-            in(reg) line,
-            options(readonly, nostack, preserves_flags),
-        );
     }
 }
 

@@ -12,6 +12,7 @@ use super::Lanes;
 pub(in crate::cpu) struct Avx2([__m256; 2]);
 
 impl Lanes for Avx2 {
+    type Halfs = Self;
     const MANY: bool = false;
 
     #[inline(always)]

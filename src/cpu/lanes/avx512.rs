@@ -6,13 +6,16 @@ use std::ptr::addr_of;
 use katari_gguf::block::{BlockQ4_0, BlockQ8_0};
 
 use super::Lanes;
-use super::avx2::{sum_of_i8, trees_of_8};
+use super::avx2::{Avx2, sum_of_i8, trees_of_8};
 
 /// All 16.
 #[derive(Clone, Copy)]
 pub(in crate::cpu) struct Avx512(__m512);
 
 impl Lanes for Avx512 {
+    /// On Zen 4 a line of 32 f16, weighed in a loop of nothing else, takes 2.8 cycles so, and 4.2 in
+    /// registers of 512 bits.
+    type Halfs = Avx2;
     const MANY: bool = true;
 
     #[inline(always)]

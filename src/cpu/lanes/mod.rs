@@ -41,6 +41,8 @@ pub(super) fn tree(mut lanes: [f32; LANES]) -> f32 {
 /// All functions need the instruction set of the type, and that what they read or write is there:
 /// a block, 64 bytes of f32, 32 of f16 (little-endian) or 16 of i8, without any alignment.
 pub(super) trait Lanes: Copy {
+    /// Those of the same instruction set in which f16 that are used once become f32 fastest.
+    type Halfs: Lanes;
     /// Whether there are registers for 24 of these, rather than for 7.
     const MANY: bool;
 

@@ -13,6 +13,7 @@ use crate::cpu::dot::neon::{narrow_to_halfs, widen_halfs, widen_high_halfs};
 pub(in crate::cpu) struct Neon([float32x4_t; 4]);
 
 impl Lanes for Neon {
+    type Halfs = Self;
     const MANY: bool = false;
 
     #[inline(always)]

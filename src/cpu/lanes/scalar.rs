@@ -18,6 +18,7 @@ impl Scalar {
 
 // Nothing here needs an instruction set: only what `Lanes` says of memory is unsafe.
 impl Lanes for Scalar {
+    type Halfs = Self;
     const MANY: bool = false;
 
     #[inline(always)]
