@@ -6,6 +6,7 @@
 #![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #![allow(clippy::needless_range_loop)] // as in `gemm`
 
+use std::hint::black_box;
 use std::sync::atomic::{Ordering, compiler_fence};
 
 use super::unpack::{Scales, Unpack, unroll};
@@ -25,6 +26,9 @@ type Parts<V> = [<V as Wide>::Floats; MAX_PARTS];
 trait Multiply {
     /// Its registers.
     type V: Wide;
+    /// Whether a super-block's scales and mins wait in memory, all made before its products:
+    /// where registers do not hold their bytes either.
+    const WAIT: bool;
 
     /// The sums of the products of groups `g..g + N` of each part of a panel's blocks with groups
     /// `at..at + N` of activations, exact, times factors where the format has them.
@@ -43,6 +47,18 @@ trait Multiply {
     /// order.
     #[inline(always)]
     fn settle(_acc: &mut Parts<Self::V>) {}
+}
+
+/// The scales and mins of a super-block's groups, `[8, parts]`.
+#[derive(Clone, Copy)]
+struct Waiting<V: Wide> {
+    scale: [Parts<V>; 8],
+    min: [Parts<V>; 8],
+}
+
+/// Whether a format's scales and mins are [`Waiting`].
+const fn wait<B: Unpack, M: Multiply>() -> bool {
+    M::WAIT && B::LEN == 8 * GROUP && B::HAS_MIN
 }
 
 /// In how many rounds `n` groups are multiplied so that those of a round share bytes: see
@@ -91,19 +107,33 @@ unsafe fn panel_dot<B: Unpack, M: Multiply>(
     // SAFETY: by this function's contract: blocks and activations below `x.groups` are read.
     unsafe {
         let mut acc = [M::V::zeros(); MAX_PARTS];
+        let mut waiting = Waiting {
+            scale: [acc; 8],
+            min: [acc; 8],
+        };
         for b in 0..x.groups / groups {
             let block = panel.add(b * pack::ROWS * size_of::<B>());
             let mut scales = [B::Scales::<M::V>::load(block, 0); MAX_PARTS];
             for i in 1..M::V::PARTS {
                 scales[i] = B::Scales::load(block, i);
             }
+            if const { wait::<B, M>() } {
+                for g in 0..8 {
+                    for i in 0..M::V::PARTS {
+                        waiting.scale[g][i] = scales[i].scale(g);
+                        waiting.min[g][i] = scales[i].min(g);
+                    }
+                }
+                // The compiler would make them between the products.
+                black_box(&mut waiting);
+            }
             unroll!(B::LEN / GROUP / B::TOGETHER, I => {
                 let g = I * B::TOGETHER;
                 let at = b * groups + g;
                 match B::TOGETHER {
-                    1 => add::<B, M, 1>(block, &scales, g, x, at, &mut acc),
-                    2 => add::<B, M, 2>(block, &scales, g, x, at, &mut acc),
-                    _ => add::<B, M, 4>(block, &scales, g, x, at, &mut acc),
+                    1 => add::<B, M, 1>(block, &scales, &waiting, g, x, at, &mut acc),
+                    2 => add::<B, M, 2>(block, &scales, &waiting, g, x, at, &mut acc),
+                    _ => add::<B, M, 4>(block, &scales, &waiting, g, x, at, &mut acc),
                 }
             });
         }
@@ -122,6 +152,7 @@ unsafe fn panel_dot<B: Unpack, M: Multiply>(
 unsafe fn add<B: Unpack, M: Multiply, const N: usize>(
     block: *const u8,
     scales: &[B::Scales<M::V>; MAX_PARTS],
+    waiting: &Waiting<M::V>,
     g: usize,
     x: &Rows<'_>,
     at: usize,
@@ -134,10 +165,15 @@ unsafe fn add<B: Unpack, M: Multiply, const N: usize>(
             let x_scale = M::V::splat(*x.scale.get_unchecked(at + e));
             let x_sum = M::V::splat(*x.scaled_sum.get_unchecked(at + e));
             for i in 0..M::V::PARTS {
-                let scale = M::V::mul(scales[i].scale(g + e), x_scale);
+                let (scale, min) = if const { wait::<B, M>() } {
+                    (waiting.scale[g + e][i], waiting.min[g + e][i])
+                } else {
+                    (scales[i].scale(g + e), scales[i].min(g + e))
+                };
+                let scale = M::V::mul(scale, x_scale);
                 acc[i] = M::V::fma(sums[e][i], scale, acc[i]);
                 if B::HAS_MIN {
-                    acc[i] = M::V::fnma(scales[i].min(g + e), x_sum, acc[i]);
+                    acc[i] = M::V::fnma(min, x_sum, acc[i]);
                 }
             }
         }

@@ -179,6 +179,7 @@ impl Products for Baseline {
 
 impl<P: Products> Multiply for P {
     type V = V;
+    const WAIT: bool = false;
 
     /// What two steps or groups share are a word's low nibbles and its high ones, and the high ones
     /// go first: the low ones may then be completed where the word is.

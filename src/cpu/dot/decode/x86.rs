@@ -40,6 +40,8 @@ pub(in crate::cpu) const fn offset<B: Unpack>(unsigned: bool) -> i16 {
 
 impl<P: Products> Multiply for P {
     type V = P::V;
+    /// AVX-512 has 32 registers of which each is twice as wide.
+    const WAIT: bool = P::V::PARTS > 1;
 
     #[inline(always)]
     unsafe fn sums<B: Unpack, const N: usize>(

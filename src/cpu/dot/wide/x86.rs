@@ -27,7 +27,20 @@ pub(in crate::cpu) trait Ints: Wide<Factors = Self> {
     unsafe fn blend16(self, upper: Self) -> Self;
     /// 16 in each byte whose fifth bit is set; see [`Wide::nibbles_below_fifth`].
     unsafe fn fifth_bits(self, t: usize) -> Self;
+    /// Byte `i` of each i32, unsigned.
+    unsafe fn pick_byte(self, i: usize) -> Self;
     unsafe fn to_floats(self) -> Self::Floats;
+}
+
+/// For [`Ints::pick_byte`] which of 16 bytes each becomes, or -1 for 0.
+const fn picks(i: usize) -> [i8; 16] {
+    let mut from = [-1; 16];
+    let mut at = 0;
+    while at < 16 {
+        from[at] = (at + i) as i8;
+        at += 4;
+    }
+    from
 }
 
 /// Writes those functions of [`Wide`] that are made of [`Ints`].
@@ -45,8 +58,15 @@ macro_rules! of_ints {
             };
             nibbles_below_fifth(self: Self, high: bool, bits: Self, t: usize) -> Self =
                 self.nibbles(high).or(bits.fifth_bits(t));
-            byte(self: Self, i: usize) -> Self::Floats =
-                self.shift32(-8 * i as i32).and(Self::splat32(255)).to_floats();
+            byte(self: Self, i: usize) -> Self::Floats = {
+                // Of the first and the last byte one operation of any kind is enough.
+                let byte = match i {
+                    0 => self.and(Self::splat32(255)),
+                    3 => self.shift32(-24),
+                    _ => self.pick_byte(i),
+                };
+                byte.to_floats()
+            };
             factors(self: Self, last: bool) -> Self = {
                 // To the tops of two i16 and from there down with their signs.
                 let (first, second) = if last {
@@ -122,6 +142,10 @@ impl Ints for __m256i {
             let is_set = _mm256_cmpeq_epi8(_mm256_and_si256(spread, which), which);
             _mm256_and_si256(is_set, _mm256_set1_epi8(16))
         };
+        pick_byte(self: Self, i: usize) -> Self = {
+            let from = _mm_loadu_si128(picks(i).as_ptr().cast());
+            _mm256_shuffle_epi8(self, _mm256_broadcastsi128_si256(from))
+        };
         to_floats(self: Self) -> __m256 = _mm256_cvtepi32_ps(self);
     }
 }
@@ -181,6 +205,10 @@ impl Ints for __m512i {
             let spread = _mm512_shuffle_epi8(self, _mm512_broadcast_i32x4(bytes));
             let is_set = _mm512_test_epi8_mask(spread, _mm512_set1_epi32(which));
             _mm512_maskz_mov_epi8(is_set, _mm512_set1_epi8(16))
+        };
+        pick_byte(self: Self, i: usize) -> Self = {
+            let from = _mm_loadu_si128(picks(i).as_ptr().cast());
+            _mm512_shuffle_epi8(self, _mm512_broadcast_i32x4(from))
         };
         to_floats(self: Self) -> __m512 = _mm512_cvtepi32_ps(self);
     }
