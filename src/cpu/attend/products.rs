@@ -113,7 +113,7 @@ impl Row for Q4_0 {
     }
 }
 
-/// Bytes that keys are asked for ahead.
+/// Bytes that keys and values are asked for ahead.
 const AHEAD: usize = 4096;
 
 /// The scores of one query `[width]`, which is padded with zeros to whole lanes.
@@ -196,9 +196,9 @@ pub(in crate::cpu) fn weigh<L: Lanes>(weights: &[f32], values: Stored<'_>, acc: 
     }
 }
 
-/// Cells of which all columns are done before the next: what the columns beyond those that
-/// registers hold read is still in the first-level cache. As many are asked for ahead.
-const NEAR: usize = 32;
+/// Cells of which all columns are done before the next: so few that a processor sees all of them
+/// at once and reads from memory in one stream, although registers do not hold all columns.
+const NEAR: usize = 4;
 
 /// # Safety
 /// As [`weigh`] checks.
@@ -256,7 +256,7 @@ unsafe fn weigh_columns<L: Lanes, R: Row, const N: usize>(
             let weight = L::splat(weight);
             if R::ASKED && unit == 0 {
                 for line in 0..values.row_bytes.div_ceil(LINE) {
-                    ask(row.wrapping_add(NEAR * values.row_bytes + line * LINE));
+                    ask(row.wrapping_add(AHEAD + line * LINE));
                 }
             }
             for (i, sums) in sums.iter_mut().enumerate() {
