@@ -3,10 +3,18 @@
 /// Bytes of a cache line.
 pub(super) const LINE: usize = 64;
 
+/// Asks for the lines of `bytes` bytes from `at` on; as [`ask`].
+#[inline(always)]
+pub(super) fn ask_for(at: *const u8, bytes: usize) {
+    for line in 0..bytes.div_ceil(LINE) {
+        ask(at.wrapping_add(line * LINE));
+    }
+}
+
 /// Asks for a line, into the second-level cache. It may lie anywhere: nothing is read.
 #[inline(always)]
 #[allow(unused_unsafe)] // later compilers call a prefetch safe
-pub(super) fn ask(line: *const u8) {
+fn ask(line: *const u8) {
     #[cfg(target_arch = "x86_64")]
     // SAFETY: never faults, whatever the address.
     unsafe {

@@ -8,7 +8,7 @@
 
 use katari_gguf::block::{BlockQ4_0, BlockQ8_0};
 
-use crate::cpu::ahead::{LINE, ask};
+use crate::cpu::ahead::ask_for;
 use crate::cpu::lanes::{LANES, Lanes};
 use crate::kv::KvType;
 
@@ -113,7 +113,8 @@ impl Row for Q4_0 {
     }
 }
 
-/// Bytes that keys and values are asked for ahead.
+/// Bytes that keys and values are asked for ahead. Behind a head's last ones lie those of the next
+/// head, which presumably the same thread takes next.
 const AHEAD: usize = 4096;
 
 /// The scores of one query `[width]`, which is padded with zeros to whole lanes.
@@ -140,9 +141,7 @@ unsafe fn score_rows<L: Lanes, R: Row>(q: &[f32], keys: Stored<'_>, out: &mut [f
         let row = |i: usize| keys.from(4 * four + i.min(out.len() - 1));
         let rows = [row(0), row(1), row(2), row(3)];
         if R::ASKED {
-            for line in 0..(4 * keys.row_bytes).div_ceil(LINE) {
-                ask(rows[0].wrapping_add(AHEAD + line * LINE));
-            }
+            ask_for(rows[0].wrapping_add(AHEAD), 4 * keys.row_bytes);
         }
         // SAFETY: by this function's contract.
         let sums = unsafe {
@@ -255,9 +254,7 @@ unsafe fn weigh_columns<L: Lanes, R: Row, const N: usize>(
         for &weight in weights {
             let weight = L::splat(weight);
             if R::ASKED && unit == 0 {
-                for line in 0..values.row_bytes.div_ceil(LINE) {
-                    ask(row.wrapping_add(AHEAD + line * LINE));
-                }
+                ask_for(row.wrapping_add(AHEAD), values.row_bytes);
             }
             for (i, sums) in sums.iter_mut().enumerate() {
                 let v = R::unpack::<L>(row, unit + i);

@@ -118,12 +118,12 @@ unsafe fn panel_dot<B: Unpack, M: Multiply>(
                 scales[i] = B::Scales::load(block, i);
             }
             if const { wait::<B, M>() } {
-                for g in 0..8 {
+                unroll!(8, G => {
                     for i in 0..M::V::PARTS {
-                        waiting.scale[g][i] = scales[i].scale(g);
-                        waiting.min[g][i] = scales[i].min(g);
+                        waiting.scale[G][i] = scales[i].scale(G);
+                        waiting.min[G][i] = scales[i].min(G);
                     }
-                }
+                });
                 // The compiler would make them between the products.
                 black_box(&mut waiting);
             }

@@ -7,7 +7,7 @@
 use std::cell::RefCell;
 
 use crate::cpu::activation::{GROUP, Rows};
-use crate::cpu::ahead::{LINE, ask};
+use crate::cpu::ahead::{LINE, ask_for};
 use crate::cpu::arena::Buffer;
 use crate::cpu::dot::unpack::{STEPS, Unpack};
 use crate::cpu::dot::{Weights, pack};
@@ -160,9 +160,8 @@ impl Ahead {
     #[inline(always)]
     fn ask(&mut self, n: usize, rows: usize) {
         let until = self.lines * n.min(rows) / rows;
-        for line in self.asked..until {
-            ask(self.at.wrapping_add(line * LINE));
-        }
+        let lines = until - self.asked;
+        ask_for(self.at.wrapping_add(self.asked * LINE), lines * LINE);
         self.asked = until;
     }
 }
