@@ -2,7 +2,8 @@
 //!
 //! A panel is read in one stream, each line once and in order, all parts of a line one after the
 //! other: so the processor's own prefetching keeps up, and asking for lines ahead only gets in its
-//! way.
+//! way. Activations, which every panel reads again, do not stay in the first-level cache beside
+//! such a stream, and are asked for.
 #![cfg(any(target_arch = "x86_64", target_arch = "aarch64"))]
 #![allow(clippy::needless_range_loop)] // as in `gemm`
 
@@ -13,11 +14,17 @@ use super::unpack::{Scales, Unpack, unroll};
 use super::wide::{MAX_PARTS, Wide};
 use super::{Weights, pack};
 use crate::cpu::activation::{GROUP, Rows};
+use crate::cpu::ahead::ask_near;
 
 #[cfg(target_arch = "aarch64")]
 pub(in crate::cpu) mod arm;
 #[cfg(target_arch = "x86_64")]
 pub(in crate::cpu) mod x86;
+
+/// Groups of activations that are asked for at once, before those of the same number that come
+/// first: four cache lines of integers. Of 16 at a time Q4_0 gained half as much, and one at a time
+/// nothing.
+const ASKED: usize = 8;
 
 /// The f32 of each part of a panel.
 type Parts<V> = [<V as Wide>::Floats; MAX_PARTS];
@@ -113,6 +120,9 @@ unsafe fn panel_dot<B: Unpack, M: Multiply>(
         };
         for b in 0..x.groups / groups {
             let block = panel.add(b * pack::ROWS * size_of::<B>());
+            if (b * groups).is_multiple_of(ASKED) {
+                ask::<B>(x, b * groups + ASKED);
+            }
             let mut scales = [B::Scales::<M::V>::load(block, 0); MAX_PARTS];
             for i in 1..M::V::PARTS {
                 scales[i] = B::Scales::load(block, i);
@@ -140,6 +150,29 @@ unsafe fn panel_dot<B: Unpack, M: Multiply>(
         for i in 0..M::V::PARTS {
             M::V::store(acc[i], out.as_mut_ptr().add(i * M::V::ROWS));
         }
+    }
+}
+
+/// Asks for the activations of [`ASKED`] groups from `at` on, or behind the last for the first ones,
+/// with which the next panel begins.
+#[inline(always)]
+fn ask<B: Unpack>(x: &Rows<'_>, at: usize) {
+    let at = if at < x.groups { at } else { 0 };
+    ask_near(x.q.as_ptr().wrapping_add(at * GROUP).cast(), ASKED * GROUP);
+    ask_near(
+        x.scale.as_ptr().wrapping_add(at).cast(),
+        ASKED * size_of::<f32>(),
+    );
+    if B::HAS_MIN {
+        ask_near(
+            x.scaled_sum.as_ptr().wrapping_add(at).cast(),
+            ASKED * size_of::<f32>(),
+        );
+    } else {
+        ask_near(
+            x.halves.as_ptr().wrapping_add(at).cast(),
+            ASKED * size_of::<[i16; 2]>(),
+        );
     }
 }
 
