@@ -21,9 +21,8 @@ pub(in crate::cpu) mod arm;
 #[cfg(target_arch = "x86_64")]
 pub(in crate::cpu) mod x86;
 
-/// Groups of activations that are asked for at once, before those of the same number that come
-/// first: four cache lines of integers. Of 16 at a time Q4_0 gained half as much, and one at a time
-/// nothing.
+/// Groups of activations that are asked for at once, while as many before them are multiplied: four
+/// cache lines of integers. Of 16 at a time Q4_0 gained half as much, and of one at a time nothing.
 const ASKED: usize = 8;
 
 /// The f32 of each part of a panel.
