@@ -12,10 +12,13 @@ use super::lanes::{LANES, Lanes};
 /// Values that share a scale, in activations and in every quantised weight format.
 pub(super) const GROUP: usize = 32;
 
+/// What is to be subtracted from weights of six bits.
+pub(super) const CENTRE: i16 = 32;
+
 /// Rows of activations as integers.
 pub(super) struct Quantized {
-    /// q i8 `[rows, width]`, then scale f32, `scale * sum` f32 and the two half sums i16,
-    /// `[rows, groups]` each.
+    /// q i8 `[rows, width]`, then scale f32, `scale * sum` f32, the two half sums i16 and the four
+    /// centres i16, `[rows, groups]` each.
     buffer: Buffer,
     rows: usize,
     width: usize,
@@ -36,6 +39,9 @@ pub(super) struct Rows<'a> {
     pub scaled_sum: &'a [f32],
     /// The sums of the first and the last 16 of each group's integers, `[n, groups]`.
     pub halves: &'a [[i16; 2]],
+    /// For each half the sums of the first two and of the last two of each of its fours, times
+    /// -[`CENTRE`], `[n, groups]`.
+    pub centre: &'a [[[i16; 2]; 2]],
 }
 
 impl<'a> Rows<'a> {
@@ -48,7 +54,8 @@ impl<'a> Rows<'a> {
             q: &self.q[groups.start * GROUP..groups.end * GROUP],
             scale: &self.scale[groups.clone()],
             scaled_sum: &self.scaled_sum[groups.clone()],
-            halves: &self.halves[groups],
+            halves: &self.halves[groups.clone()],
+            centre: &self.centre[groups],
         }
     }
 }
@@ -59,6 +66,7 @@ pub(super) struct RowMut<'a> {
     pub scale: &'a mut [f32],
     pub scaled_sum: &'a mut [f32],
     pub halves: &'a mut [[i16; 2]],
+    pub centre: &'a mut [[[i16; 2]; 2]],
 }
 
 /// All rows' integers, to write.
@@ -69,6 +77,7 @@ pub(super) struct RowsMut<'a> {
     pub scale: &'a mut [f32],
     pub scaled_sum: &'a mut [f32],
     pub halves: &'a mut [[i16; 2]],
+    pub centre: &'a mut [[[i16; 2]; 2]],
 }
 
 impl Quantized {
@@ -80,7 +89,7 @@ impl Quantized {
         );
         let groups = width / GROUP;
         // Every part starts on a cache line of its own.
-        let words = line(rows * width / 4) + 3 * line(rows * groups);
+        let words = line(rows * width / 4) + 3 * line(rows * groups) + line(2 * rows * groups);
         Quantized {
             buffer: arena.take(words),
             rows,
@@ -97,7 +106,8 @@ impl Quantized {
         let groups = self.width / GROUP;
         let (q, rest) = self.buffer.of::<i32>().split_at(line(self.q_words()));
         let (scale, rest) = rest.split_at(line(self.rows * groups));
-        let (scaled_sum, halves) = rest.split_at(line(self.rows * groups));
+        let (scaled_sum, rest) = rest.split_at(line(self.rows * groups));
+        let (halves, centre) = rest.split_at(line(self.rows * groups));
         Rows {
             n: self.rows,
             groups,
@@ -105,6 +115,7 @@ impl Quantized {
             scale: &bytemuck::cast_slice(scale)[..self.rows * groups],
             scaled_sum: &bytemuck::cast_slice(scaled_sum)[..self.rows * groups],
             halves: &bytemuck::cast_slice(halves)[..self.rows * groups],
+            centre: &bytemuck::cast_slice(centre)[..self.rows * groups],
         }
     }
 
@@ -113,7 +124,8 @@ impl Quantized {
         let (rows, groups, words) = (self.rows, self.width / GROUP, line(self.q_words()));
         let (q, rest) = self.buffer.of_mut::<i32>().split_at_mut(words);
         let (scale, rest) = rest.split_at_mut(line(rows * groups));
-        let (scaled_sum, halves) = rest.split_at_mut(line(rows * groups));
+        let (scaled_sum, rest) = rest.split_at_mut(line(rows * groups));
+        let (halves, centre) = rest.split_at_mut(line(rows * groups));
         RowsMut {
             #[cfg(test)]
             rows,
@@ -121,6 +133,7 @@ impl Quantized {
             scale: &mut bytemuck::cast_slice_mut(scale)[..rows * groups],
             scaled_sum: &mut bytemuck::cast_slice_mut(scaled_sum)[..rows * groups],
             halves: &mut bytemuck::cast_slice_mut(halves)[..rows * groups],
+            centre: &mut bytemuck::cast_slice_mut(centre)[..rows * groups],
         }
     }
 
@@ -143,7 +156,8 @@ impl<'a> RowsMut<'a> {
             q: &mut self.q[q],
             scale: &mut self.scale[g.clone()],
             scaled_sum: &mut self.scaled_sum[g.clone()],
-            halves: &mut self.halves[g],
+            halves: &mut self.halves[g.clone()],
+            centre: &mut self.centre[g],
         }
     }
 }
@@ -158,8 +172,9 @@ fn line(n: usize) -> usize {
 pub(super) fn quantize_row<L: Lanes>(x: &[f32], out: RowMut<'_>) {
     let (x, _) = x.as_chunks::<GROUP>();
     let (q, _) = out.q.as_chunks_mut::<GROUP>();
-    let scales = out.scale.iter_mut().zip(out.scaled_sum).zip(out.halves);
-    for ((x, q), ((scale, scaled_sum), halves)) in x.iter().zip(q).zip(scales) {
+    let scales = out.scale.iter_mut().zip(out.scaled_sum);
+    let sums = out.halves.iter_mut().zip(out.centre);
+    for (((x, q), (scale, scaled_sum)), (halves, centre)) in x.iter().zip(q).zip(scales).zip(sums) {
         let (x, q) = (x.as_ptr(), q.as_mut_ptr());
         // SAFETY: the instruction set of `L` is there, since kernels that are given out call this;
         // a group is two times the lanes.
@@ -176,7 +191,8 @@ pub(super) fn quantize_row<L: Lanes>(x: &[f32], out: RowMut<'_>) {
             (d, [low.store_i8(divisor, q), high])
         };
         *scale = d;
-        *halves = sums;
-        *scaled_sum = d * f32::from(sums[0] + sums[1]);
+        *halves = sums.map(|[first, last]| first + last);
+        *centre = sums.map(|half| half.map(|sum| -CENTRE * sum));
+        *scaled_sum = d * f32::from(halves[0] + halves[1]);
     }
 }

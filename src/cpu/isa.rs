@@ -264,7 +264,8 @@ impl Kernels {
         check(format, &w, panel, x.groups * GROUP, x.n, out, stride);
         let values = x.n * x.groups;
         assert!(x.q.len() == values * GROUP && x.scale.len() == values);
-        assert!(x.scaled_sum.len() == values && x.halves.len() == values);
+        assert!(x.scaled_sum.len() == values);
+        assert!(x.halves.len() == values && x.centre.len() == values);
         let kernel = if x.n == 1 {
             kernels.decode
         } else {

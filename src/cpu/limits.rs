@@ -258,6 +258,7 @@ struct Tile {
     scale: Vec<f32>,
     scaled_sum: Vec<f32>,
     halves: Vec<[i16; 2]>,
+    centre: Vec<[[i16; 2]; 2]>,
     out: Vec<f32>,
 }
 
@@ -275,6 +276,7 @@ impl Tile {
             scale: vec![0.0; groups],
             scaled_sum: vec![0.0; groups],
             halves: vec![[0; 2]; groups],
+            centre: vec![[[0; 2]; 2]; groups],
             out: vec![0.0; TOKENS * TILE_ROWS],
         };
         let weights: Vec<f32> = values(TILE_ROWS * WIDTH).collect();
@@ -293,6 +295,7 @@ impl Tile {
                 scale: &mut tile.scale,
                 scaled_sum: &mut tile.scaled_sum,
                 halves: &mut tile.halves,
+                centre: &mut tile.centre,
             },
         );
         tile.floats = floats;
@@ -314,6 +317,7 @@ impl Tile {
                     scale: &self.scale,
                     scaled_sum: &self.scaled_sum,
                     halves: &self.halves,
+                    centre: &self.centre,
                 };
                 kernels.int_product(self.format, w, x, &mut self.out, TILE_ROWS);
             }

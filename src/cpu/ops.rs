@@ -115,6 +115,7 @@ impl CpuOps {
             let scale = Disjoint::new(all.scale);
             let scaled_sum = Disjoint::new(all.scaled_sum);
             let halves = Disjoint::new(all.halves);
+            let centre = Disjoint::new(all.centre);
             let grain = if x.rows * x.width < PARALLEL_ELEMENTS {
                 x.rows
             } else {
@@ -130,7 +131,8 @@ impl CpuOps {
                             q: q.part(i * x.width..(i + 1) * x.width),
                             scale: scale.part(row.clone()),
                             scaled_sum: scaled_sum.part(row.clone()),
-                            halves: halves.part(row),
+                            halves: halves.part(row.clone()),
+                            centre: centre.part(row),
                         }
                     };
                     math.quantize_row(x.row(i), out);

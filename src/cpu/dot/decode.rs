@@ -13,7 +13,7 @@ use std::sync::atomic::{Ordering, compiler_fence};
 use super::unpack::{Scales, Unpack, unroll};
 use super::wide::{MAX_PARTS, Wide};
 use super::{Weights, pack};
-use crate::cpu::activation::{GROUP, Rows};
+use crate::cpu::activation::{CENTRE, GROUP, Rows};
 use crate::cpu::ahead::ask_near;
 
 #[cfg(target_arch = "aarch64")]
@@ -67,12 +67,6 @@ const fn wait<B: Unpack, M: Multiply>() -> bool {
     M::WAIT && B::LEN == 8 * GROUP && B::HAS_MIN
 }
 
-/// In how many rounds `n` groups are multiplied so that those of a round share bytes: see
-/// [`Unpack::TOGETHER`].
-const fn rounds(n: usize) -> usize {
-    if n == 4 { 2 } else { 1 }
-}
-
 /// Keeps the compiler from reading weights in another order.
 #[inline(always)]
 fn in_order() {
@@ -85,6 +79,7 @@ fn in_order() {
 /// The instruction set of `M`; shapes as the table's type says; `x.n` is 1.
 #[inline(always)]
 unsafe fn rows<B: Unpack, M: Multiply>(w: &Weights<'_>, x: &Rows<'_>, out: &mut [f32]) {
+    const { assert!(!B::FACTORS || B::OFFSET == CENTRE) };
     for (panel, out) in out[..w.rows].chunks_mut(pack::ROWS).enumerate() {
         let mut lanes = [0.0; pack::ROWS];
         // SAFETY: by this function's contract a panel is whole.
@@ -166,6 +161,11 @@ fn ask<B: Unpack>(x: &Rows<'_>, at: usize) {
         ask_near(
             x.scaled_sum.as_ptr().wrapping_add(at).cast(),
             ASKED * size_of::<f32>(),
+        );
+    } else if B::FACTORS {
+        ask_near(
+            x.centre.as_ptr().wrapping_add(at).cast(),
+            ASKED * size_of::<[[i16; 2]; 2]>(),
         );
     } else {
         ask_near(

@@ -9,6 +9,8 @@
 
 use katari_gguf::Format;
 
+use super::unpack::STEPS;
+
 /// Rows that are interleaved.
 pub(in crate::cpu) const ROWS: usize = 16;
 
@@ -28,11 +30,9 @@ fn place(format: Format, i: usize) -> usize {
         // Fifth bits alternate with the words of the first two groups.
         (Format::Q5_K, 4..12) => 4 + (i - 4) * 2,
         (Format::Q5_K, 12..20) => 5 + (i - 12) * 2,
-        // Factors come first; in each half upper bits alternate with the words of groups 0 and 2.
+        // Factors come first, where the file has them last.
         (Format::Q6_K, 48..) => i - 48,
-        (Format::Q6_K, 32..) => 5 + (i - 32) / 8 * 24 + i % 8 * 2,
-        (Format::Q6_K, _) if i % 16 < 8 => 4 + i / 16 * 24 + i % 8 * 2,
-        (Format::Q6_K, _) => 20 + i / 16 * 24 + i % 8,
+        (Format::Q6_K, _) => i + 4,
         _ => i,
     }
 }
@@ -62,16 +62,19 @@ fn pack_blocks<const N: usize>(format: Format, rows: &[u8], stride: usize, out: 
     // Words begin behind an f16: there if it is in front, here wherever it is.
     let from = if half == Some(0) { 2 } else { 0 };
     let skip = if half.is_some() { 2 } else { 0 };
-    let zeros = [0; N];
+    let relaid = |block: &[u8; N]| match format {
+        Format::Q6_K => sixes(block),
+        _ => *block,
+    };
     for (b, out) in out.chunks_exact_mut(ROWS * N).enumerate() {
         for first in (0..ROWS).step_by(4) {
-            let blocks: [&[u8; N]; 4] = std::array::from_fn(|r| {
+            let blocks: [[u8; N]; 4] = std::array::from_fn(|r| {
                 let block = rows.get((first + r) * stride + b * N..);
-                block.and_then(<[u8]>::first_chunk).unwrap_or(&zeros)
+                block.and_then(<[u8]>::first_chunk).map_or([0; N], relaid)
             });
             if let Some(at) = half {
                 let halfs = out[first * 2..].chunks_exact_mut(2);
-                for (half, block) in halfs.zip(blocks) {
+                for (half, block) in halfs.zip(&blocks) {
                     half.copy_from_slice(&block[at..at + 2]);
                 }
             }
@@ -93,12 +96,12 @@ fn pack_blocks<const N: usize>(format: Format, rows: &[u8], stride: usize, out: 
 #[inline(always)]
 fn put<const N: usize, const K: usize>(
     format: Format,
-    blocks: &[&[u8; N]; 4],
+    blocks: &[[u8; N]; 4],
     from: usize,
     i: usize,
     to: &mut [u8],
 ) {
-    let words = blocks.map(|block| {
+    let words = blocks.each_ref().map(|block| {
         let mut words = [0; K];
         for (word, bytes) in words
             .iter_mut()
@@ -115,4 +118,31 @@ fn put<const N: usize, const K: usize>(
             to.copy_from_slice(&word.to_ne_bytes());
         }
     }
+}
+
+/// A Q6_K block with its values laid anew. In the file the groups of a half have 16 words of low and
+/// high nibbles, and eight of the upper two bits of all four groups, so that each value is put
+/// together from two. Here the words of each step are three: bytes of the values of groups 0, 1 and
+/// 2, and above each two bits of the value of group 3, from the lowest on.
+#[inline(always)]
+fn sixes<const N: usize>(block: &[u8; N]) -> [u8; N] {
+    let word = |i: usize| u32::from_ne_bytes(std::array::from_fn(|k| block[4 * i + k]));
+    let every = |byte: u8| u32::from_ne_bytes([byte; 4]);
+    let mut out = *block;
+    for half in 0..2 {
+        for t in 0..STEPS {
+            let first = word(half * 16 + t);
+            let second = word(half * 16 + STEPS + t);
+            let upper = word(32 + half * STEPS + t);
+            let words = [
+                first & every(0x0f) | (upper & every(0x03)) << 4 | (second & every(0x30)) << 2,
+                second & every(0xcf) | (upper & every(0x0c)) << 2,
+                first >> 4 & every(0x0f) | upper & every(0xf0),
+            ];
+            for (i, word) in words.into_iter().enumerate() {
+                out[4 * ((half * STEPS + t) * 3 + i)..][..4].copy_from_slice(&word.to_ne_bytes());
+            }
+        }
+    }
+    out
 }

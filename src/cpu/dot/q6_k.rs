@@ -54,9 +54,8 @@ mod panel {
         }
 
         #[inline(always)]
-        unsafe fn factors(&self, g: usize) -> V::Factors {
-            // SAFETY: by the trait's contract.
-            unsafe { self.factors[g / 2].factors(g % 2 == 1) }
+        unsafe fn factors(&self, g: usize) -> V {
+            self.factors[g / 2]
         }
     }
 
@@ -65,19 +64,26 @@ mod panel {
         const CHAIN: usize = 2;
         const FACTORS: bool = true;
         const TOGETHER: usize = 4;
+        #[cfg(target_arch = "x86_64")]
+        const SIXES: bool = true;
         type Scales<V: Wide> = Factors<V>;
 
-        /// Of each half of a block, eight words hold the low nibbles of group 0 and, as their high
-        /// nibbles, of 2; each is followed by one of the eight words with the upper two bits of
-        /// all four groups. Then come the eight of groups 1 and 3.
+        #[inline(always)]
+        fn sixes(block: *const u8, g: usize) -> *const u8 {
+            field(block, 18 + g / 4 * 96)
+        }
+
+        /// Of each half of a block, the words of each step of its four groups are three: see
+        /// [`pack::sixes`](crate::cpu::dot::pack).
         #[inline(always)]
         unsafe fn unpack<V: Wide>(block: *const u8, i: usize, g: usize, t: usize) -> V {
             // SAFETY: by the trait's contract.
             unsafe {
-                let half = field(block, 18 + g / 4 * 96);
-                let at = if g.is_multiple_of(2) { 2 * t } else { 16 + t };
-                let (four, two) = (word::<V>(half, i, at), word(half, i, 2 * t + 1));
-                four.nibbles_below(g % 4 >= 2, two, 2 * (g % 4), 2)
+                let words = field(Self::sixes(block, g), t * 12);
+                match g % 4 {
+                    3 => V::tops(word(words, i, 0), word(words, i, 1), word(words, i, 2)),
+                    g => word::<V>(words, i, g).and(V::splat8(63)),
+                }
             }
         }
     }

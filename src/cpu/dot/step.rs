@@ -218,6 +218,90 @@ pub(in crate::cpu) unsafe fn next_nibbles<const LOW: usize, const HIGH: usize>(
     }
 }
 
+/// The products of step `AT` of four groups, whose `words` are laid by
+/// [`sixes`](super::pack), with the words of `x` `AT` after each group's first, added to `sums`, i16;
+/// `mask` is 63 in each byte.
+///
+/// # Safety
+/// As [`first`]; the step's words of a panel are readable.
+#[inline]
+#[target_feature(enable = "avx2,fma,f16c")]
+pub(in crate::cpu) unsafe fn sixes<const AT: usize>(
+    sums: &mut [[__m256i; 2]; 4],
+    words: *const u8,
+    mask: __m256i,
+    x: *const i32,
+) {
+    let [[a0, a1], [b0, b1], [c0, c1], [d0, d1]] = sums;
+    // SAFETY: reads those words and nothing else.
+    unsafe {
+        asm!(
+            "vpbroadcastd {x}, dword ptr [{x_at} + {x_word}]",
+            "vpand {p0}, {mask}, ymmword ptr [{w} + {w_word}]",
+            "vpand {p1}, {mask}, ymmword ptr [{w} + {w_word} + 32]",
+            "vpmaddubsw {p0}, {p0}, {x}",
+            "vpmaddubsw {p1}, {p1}, {x}",
+            "vpbroadcastd {x}, dword ptr [{x_at} + {x_word} + 32]",
+            "vpaddw {a0}, {a0}, {p0}",
+            "vpaddw {a1}, {a1}, {p1}",
+            "vpand {p0}, {mask}, ymmword ptr [{w} + {w_word} + 64]",
+            "vpand {p1}, {mask}, ymmword ptr [{w} + {w_word} + 96]",
+            "vpmaddubsw {p0}, {p0}, {x}",
+            "vpmaddubsw {p1}, {p1}, {x}",
+            "vpbroadcastd {x}, dword ptr [{x_at} + {x_word} + 64]",
+            "vpaddw {b0}, {b0}, {p0}",
+            "vpaddw {b1}, {b1}, {p1}",
+            "vpand {p0}, {mask}, ymmword ptr [{w} + {w_word} + 128]",
+            "vpand {p1}, {mask}, ymmword ptr [{w} + {w_word} + 160]",
+            "vpmaddubsw {p0}, {p0}, {x}",
+            "vpmaddubsw {p1}, {p1}, {x}",
+            "vpbroadcastd {x}, dword ptr [{x_at} + {x_word} + 96]",
+            "vpaddw {c0}, {c0}, {p0}",
+            "vpaddw {c1}, {c1}, {p1}",
+            // The top bits of the three.
+            "vpandn {p0}, {mask}, ymmword ptr [{w} + {w_word}]",
+            "vpandn {p1}, {mask}, ymmword ptr [{w} + {w_word} + 32]",
+            "vpandn {t0}, {mask}, ymmword ptr [{w} + {w_word} + 64]",
+            "vpandn {t1}, {mask}, ymmword ptr [{w} + {w_word} + 96]",
+            "vpsrlw {p0}, {p0}, 2",
+            "vpsrlw {p1}, {p1}, 2",
+            "vpor {p0}, {p0}, {t0}",
+            "vpor {p1}, {p1}, {t1}",
+            "vpandn {t0}, {mask}, ymmword ptr [{w} + {w_word} + 128]",
+            "vpandn {t1}, {mask}, ymmword ptr [{w} + {w_word} + 160]",
+            "vpsrlw {p0}, {p0}, 2",
+            "vpsrlw {p1}, {p1}, 2",
+            "vpor {p0}, {p0}, {t0}",
+            "vpor {p1}, {p1}, {t1}",
+            "vpsrlw {p0}, {p0}, 2",
+            "vpsrlw {p1}, {p1}, 2",
+            "vpmaddubsw {p0}, {p0}, {x}",
+            "vpmaddubsw {p1}, {p1}, {x}",
+            "vpaddw {d0}, {d0}, {p0}",
+            "vpaddw {d1}, {d1}, {p1}",
+            x_at = in(reg) x,
+            x_word = const 4 * AT,
+            w = in(reg) words,
+            w_word = const 3 * 64 * AT,
+            mask = in(ymm_reg) mask,
+            x = out(ymm_reg) _,
+            p0 = out(ymm_reg) _,
+            p1 = out(ymm_reg) _,
+            t0 = out(ymm_reg) _,
+            t1 = out(ymm_reg) _,
+            a0 = inout(ymm_reg) *a0,
+            a1 = inout(ymm_reg) *a1,
+            b0 = inout(ymm_reg) *b0,
+            b1 = inout(ymm_reg) *b1,
+            c0 = inout(ymm_reg) *c0,
+            c1 = inout(ymm_reg) *c1,
+            d0 = inout(ymm_reg) *d0,
+            d1 = inout(ymm_reg) *d1,
+            options(readonly, nostack, preserves_flags),
+        );
+    }
+}
+
 /// Makes a step of `vpdpbusd` from its instructions.
 macro_rules! dots {
     ($(#[$doc:meta])* $name:ident, $features:literal, $v:ident, $reg:ident, $n:literal,

@@ -34,12 +34,13 @@ pub(in crate::cpu) trait Scales<V: Wide>: Copy {
         unsafe { V::zeros() }
     }
 
-    /// For formats with factors those of group `g`: two for each of the rows.
+    /// For formats with factors a word of each row that holds those of group `g`: bytes
+    /// `2 (g % 2)` and the next, signed.
     ///
     /// # Safety
     /// The instruction set.
     #[inline(always)]
-    unsafe fn factors(&self, _g: usize) -> V::Factors {
+    unsafe fn factors(&self, _g: usize) -> V {
         unreachable!("the format has no factors")
     }
 }
@@ -52,19 +53,23 @@ pub(in crate::cpu) trait Unpack: Groups {
     /// How many sums of two products of an unpacked integer and one of -127..=127 can be added
     /// in i16. 1 means that the integers are signed; they are unsigned otherwise.
     const CHAIN: usize;
-    /// Whether each 16 products have a factor of their own.
+    /// Whether each 16 products have a factor of their own; the offset is then
+    /// [`CENTRE`](crate::cpu::activation::CENTRE).
     const FACTORS: bool = false;
     /// Whether steps `t` and `t + 4` of a group are the low and the high nibbles of one word, as in
     /// blocks of one group that have two values a byte.
     const SPLIT: bool = Self::LEN == GROUP && Self::CHAIN > 1;
     /// How many groups, one after the other, are multiplied together, 1, 2 or 4, since their
-    /// values share bytes: those of a pair, or of four the first and third and the second and
-    /// fourth.
+    /// values share bytes.
     const TOGETHER: usize = 1;
     /// Whether the values of two groups that are multiplied together are the low and the high
     /// nibbles of words, and nothing else: AVX2 has a step for them.
     #[cfg(target_arch = "x86_64")]
     const NIBBLES: bool = false;
+    /// Whether values have six bits, laid by [`sixes`](super::pack), and sums' halves factors: AVX2
+    /// has a step for them.
+    #[cfg(target_arch = "x86_64")]
+    const SIXES: bool = false;
     /// The scales of a register of rows' blocks.
     type Scales<V: Wide>: Scales<V>;
 
@@ -74,6 +79,12 @@ pub(in crate::cpu) trait Unpack: Groups {
     /// As [`Unpack::unpack`].
     #[inline(always)]
     unsafe fn nibbles<V: Wide>(_block: *const u8, _i: usize, _g: usize, _t: usize) -> V {
+        unreachable!("the format has no such words")
+    }
+
+    /// The words of groups `g..g + 4`, where values are [of six bits](Self::SIXES).
+    #[inline(always)]
+    fn sixes(_block: *const u8, _g: usize) -> *const u8 {
         unreachable!("the format has no such words")
     }
 

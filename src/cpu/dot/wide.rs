@@ -33,8 +33,6 @@ pub(in crate::cpu) trait Wide: Copy {
     const PARTS: usize = pack::ROWS / Self::ROWS;
     /// As many f32.
     type Floats: Copy;
-    /// Two factors for each row, in the form in which they are multiplied with.
-    type Factors: Copy;
 
     unsafe fn load(at: *const u8) -> Self;
     unsafe fn splat8(x: i8) -> Self;
@@ -45,10 +43,10 @@ pub(in crate::cpu) trait Wide: Copy {
     unsafe fn nibbles_below(self, high: bool, bits: Self, at: usize, n: usize) -> Self;
     /// The same, below fifth bits; those of quad `t` are bits `4 t..` of each i32 of `bits`.
     unsafe fn nibbles_below_fifth(self, high: bool, bits: Self, t: usize) -> Self;
+    /// The top two bits of each byte of `low`, below those of `mid`, below those of `high`.
+    unsafe fn tops(low: Self, mid: Self, high: Self) -> Self;
     /// Byte `i` of each i32, unsigned, as f32.
     unsafe fn byte(self, i: usize) -> Self::Floats;
-    /// Bytes 0 and 1 of each i32, signed, or where `last` bytes 2 and 3.
-    unsafe fn factors(self, last: bool) -> Self::Factors;
 
     unsafe fn zeros() -> Self::Floats;
     unsafe fn splat(x: f32) -> Self::Floats;

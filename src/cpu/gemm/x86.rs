@@ -7,7 +7,7 @@ use std::arch::x86_64::*;
 use super::panel::{Micro, Tile, WIDE, Words};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::arena::Buffer;
-use crate::cpu::dot::decode::x86::{offset, twice};
+use crate::cpu::dot::decode::x86::offset;
 use crate::cpu::dot::unpack::{STEPS, Scales, Unpack, unroll};
 use crate::cpu::dot::wide::{Ints, Wide};
 
@@ -87,6 +87,14 @@ impl<K: Kernel> Micro for K {
                 widen(x, first, depth, room)
             } else if const { offset::<B>(K::UNSIGNED) } == 0 {
                 Words::of(x, first)
+            } else if K::SHORT && B::FACTORS {
+                let begin = x.centre[first..].as_ptr().cast();
+                let begin_stride = x.groups * 2;
+                Words {
+                    begin,
+                    begin_stride,
+                    ..Words::of(x, first)
+                }
             } else if K::SHORT {
                 centre::<B>(x, first, depth, room)
             } else {
@@ -136,26 +144,20 @@ unsafe fn widen(x: &Rows<'_>, first: usize, depth: usize, room: &mut Buffer) -> 
     }
 }
 
-/// The activations as they are, and what sums in 16 bits begin with, `[n, groups, chains]`, of
-/// which each row's first `depth` are written: two i16 for each chain of a group, the sums of the
-/// first two of each of its fours and of the last two, times `-offset`.
+/// The activations as they are, and what sums in 16 bits begin with, `[n, groups]`, of which each
+/// row's first `depth` are written: two i16, the sums of the first two of each of a group's fours
+/// and of the last two, times `-offset`.
 ///
 /// # Safety
 /// AVX2; `x` has these groups.
 #[inline(always)]
 unsafe fn centre<B: Unpack>(x: &Rows<'_>, first: usize, depth: usize, room: &mut Buffer) -> Words {
-    let chains = const { STEPS / chain::<B>() };
-    let begin_stride = x.groups * chains;
     // The last four groups may be fewer; the next row then writes over what is behind them.
-    room.reserve(x.n * begin_stride + 4 * chains);
+    room.reserve(x.n * x.groups + 4);
     for n in 0..x.n {
-        let out = &mut room.of_mut::<i32>()[n * begin_stride..];
+        let out = &mut room.of_mut::<i32>()[n * x.groups..];
         let row = &x.q[(n * x.groups + first) * GROUP..][..depth * GROUP];
-        for (fours, out) in out
-            .chunks_exact_mut(4 * chains)
-            .take(depth.div_ceil(4))
-            .enumerate()
-        {
+        for (fours, out) in out.chunks_exact_mut(4).take(depth.div_ceil(4)).enumerate() {
             // SAFETY: by this function's contract; the last group stands for those behind it.
             unsafe {
                 let by = _mm256_set1_epi8(B::OFFSET as i8);
@@ -177,19 +179,13 @@ unsafe fn centre<B: Unpack>(x: &Rows<'_>, first: usize, depth: usize, room: &mut
                     _mm256_castsi256_si128(sums),
                     _mm256_extracti128_si256::<1>(sums),
                 );
-                let out = out.as_mut_ptr().cast::<__m128i>();
-                if chains == 1 {
-                    _mm_storeu_si128(out, _mm_add_epi16(halves, last));
-                } else {
-                    _mm_storeu_si128(out, _mm_unpacklo_epi32(halves, last));
-                    _mm_storeu_si128(out.add(1), _mm_unpackhi_epi32(halves, last));
-                }
+                _mm_storeu_si128(out.as_mut_ptr().cast(), _mm_add_epi16(halves, last));
             }
         }
     }
     Words {
         begin: room.of::<i32>().as_ptr(),
-        begin_stride,
+        begin_stride: x.groups,
         ..Words::of(x, first)
     }
 }
@@ -246,14 +242,16 @@ unsafe fn unpack<B: Unpack, K: Kernel>(
                         put(&mut to.rest[0], i, scales.min(G));
                     }
                     if B::FACTORS {
-                        let pairs = scales.factors(G);
-                        let [first, last] = if K::SHORT {
-                            twice(pairs)
-                        } else {
-                            [pairs.shift32(16).down32(16), pairs.down32(16)]
-                        };
-                        put(&mut to.rest[0], i, first);
-                        put(&mut to.rest[1], i, last);
+                        let word = scales.factors(G);
+                        for half in 0..2 {
+                            let at = G % 2 * 2 + half;
+                            let factor = if K::SHORT {
+                                word.both16(at)
+                            } else {
+                                word.signed_byte(at)
+                            };
+                            put(&mut to.rest[half], i, factor);
+                        }
                     }
                 });
             }
@@ -294,26 +292,25 @@ unsafe fn begin<B: Unpack, K: Kernel>(
     room: &mut Buffer,
 ) -> Words {
     let chains = if B::FACTORS { 2 } else { 1 };
-    let less = const { -offset::<B>(K::UNSIGNED) };
     let begin_stride = x.groups * chains;
     // As in `centre`.
     room.reserve(x.n * begin_stride + ROWS);
     for n in 0..x.n {
-        let halves = &x.halves[n * x.groups + first..][..depth];
+        let row = n * x.groups + first..n * x.groups + first + depth;
+        // Two numbers whose sum it is, and by what.
+        let (pairs, by) = if B::FACTORS {
+            (x.centre[row].as_flattened(), 1)
+        } else {
+            (&x.halves[row], const { -offset::<B>(K::UNSIGNED) })
+        };
         let out = &mut room.of_mut::<i32>()[n * begin_stride..];
-        for (part, out) in halves.chunks(ROWS / chains).zip(out.chunks_exact_mut(ROWS)) {
+        for (part, out) in pairs.chunks(ROWS).zip(out.chunks_exact_mut(ROWS)) {
             let mut some = [[0; 2]; ROWS];
             some[..part.len()].copy_from_slice(part);
             // SAFETY: by this function's contract.
             unsafe {
-                let sums = if B::FACTORS {
-                    let halves = _mm_loadu_si128(some.as_ptr().cast());
-                    let halves = _mm256_cvtepi16_epi32(halves);
-                    _mm256_mullo_epi32(halves, _mm256_set1_epi32(less.into()))
-                } else {
-                    let halves = _mm256_loadu_si256(some.as_ptr().cast());
-                    _mm256_madd_epi16(halves, _mm256_set1_epi16(less))
-                };
+                let pairs = _mm256_loadu_si256(some.as_ptr().cast());
+                let sums = _mm256_madd_epi16(pairs, _mm256_set1_epi16(by));
                 _mm256_storeu_si256(out.as_mut_ptr().cast(), sums);
             }
         }

@@ -131,7 +131,7 @@ impl Lanes for Avx2 {
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> i16 {
+    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> [i16; 2] {
         // SAFETY: by the trait's contract.
         unsafe {
             let divisor = _mm256_set1_ps(divisor);
@@ -146,26 +146,24 @@ impl Lanes for Avx2 {
             let (low, high) = (_mm256_castsi256_si128(q), _mm256_extracti128_si256::<1>(q));
             let q = _mm_packs_epi16(low, high);
             _mm_storeu_si128(at.cast(), q);
-            sum_of_i8(q)
+            sums_of_i8(q)
         }
     }
 }
 
-/// The sum of 16 i8.
+/// Of 16 i8 the sum of the first two of each four, and that of the last two.
 ///
 /// # Safety
-/// SSE2.
+/// SSSE3.
 #[inline(always)]
-pub(super) unsafe fn sum_of_i8(q: __m128i) -> i16 {
+pub(super) unsafe fn sums_of_i8(q: __m128i) -> [i16; 2] {
     // SAFETY: by this function's contract.
     unsafe {
-        // Processors sum bytes without sign: each is 128 too large.
-        let sums = _mm_sad_epu8(
-            _mm_xor_si128(q, _mm_set1_epi8(i8::MIN)),
-            _mm_setzero_si128(),
-        );
-        let sum = _mm_add_epi32(sums, _mm_unpackhi_epi64(sums, sums));
-        (_mm_cvtsi128_si32(sum) - 16 * 128) as i16
+        let pairs = _mm_maddubs_epi16(_mm_set1_epi8(1), q);
+        let pairs = _mm_add_epi16(pairs, _mm_unpackhi_epi64(pairs, pairs));
+        let pairs = _mm_add_epi16(pairs, _mm_shuffle_epi32::<1>(pairs));
+        let both = _mm_cvtsi128_si32(pairs);
+        [both as i16, (both >> 16) as i16]
     }
 }
 

@@ -6,7 +6,7 @@ use std::ptr::addr_of;
 use katari_gguf::block::{BlockQ4_0, BlockQ8_0};
 
 use super::Lanes;
-use super::avx2::{Avx2, sum_of_i8, trees_of_8};
+use super::avx2::{Avx2, sums_of_i8, trees_of_8};
 
 /// All 16.
 #[derive(Clone, Copy)]
@@ -121,14 +121,14 @@ impl Lanes for Avx512 {
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> i16 {
+    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> [i16; 2] {
         // SAFETY: by the trait's contract.
         unsafe {
             let x = _mm512_div_ps(self.0, _mm512_set1_ps(divisor));
             let is_number = _mm512_cmp_ps_mask::<_CMP_ORD_Q>(x, x);
             let q = _mm512_cvtsepi32_epi8(_mm512_maskz_cvtps_epi32(is_number, x));
             _mm_storeu_si128(at.cast(), q);
-            sum_of_i8(q)
+            sums_of_i8(q)
         }
     }
 }

@@ -68,6 +68,7 @@ pub(super) trait Lanes: Copy {
     /// The largest magnitude among `self` and `other`; a NaN is larger than infinity.
     unsafe fn largest(self, other: Self) -> f32;
     /// Writes each over `divisor`, rounded to the nearest integer, ties to even, those beyond i8 as
-    /// its ends, a NaN as 0, and returns their sum. For quotients below 2^21.
-    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> i16;
+    /// its ends, a NaN as 0, and returns the sum of the first two of each four, and that of the last
+    /// two. For quotients below 2^21.
+    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> [i16; 2];
 }

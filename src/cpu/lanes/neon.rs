@@ -133,7 +133,7 @@ impl Lanes for Neon {
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> i16 {
+    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> [i16; 2] {
         // SAFETY: by the trait's contract.
         unsafe {
             // A NaN is converted to 0.
@@ -142,7 +142,10 @@ impl Lanes for Neon {
             let low = vqmovn_s16(vcombine_s16(a, b));
             let q = vcombine_s8(low, vqmovn_s16(vcombine_s16(c, d)));
             vst1q_s8(at, q);
-            vaddlvq_s8(q)
+            let pairs = vpaddlq_s8(q);
+            let pairs = vadd_s16(vget_low_s16(pairs), vget_high_s16(pairs));
+            let both = vadd_s16(pairs, vext_s16::<2>(pairs, pairs));
+            [vget_lane_s16::<0>(both), vget_lane_s16::<1>(both)]
         }
     }
 }

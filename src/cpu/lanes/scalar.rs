@@ -90,7 +90,7 @@ impl Lanes for Scalar {
     }
 
     #[inline(always)]
-    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> i16 {
+    unsafe fn store_i8(self, divisor: f32, at: *mut i8) -> [i16; 2] {
         /// Adding it leaves the rounded sum in the low mantissa bits.
         const MAGIC: f32 = 12_582_912.0; // 1.5 * 2^23
         let q = self.0.map(|x| {
@@ -101,6 +101,10 @@ impl Lanes for Scalar {
         });
         // SAFETY: by the trait's contract.
         unsafe { at.cast::<[i8; LANES]>().write(q) };
-        q.iter().map(|&q| i16::from(q)).sum()
+        let mut sums = [0; 2];
+        for (i, q) in q.into_iter().enumerate() {
+            sums[i % 4 / 2] += i16::from(q);
+        }
+        sums
     }
 }

@@ -36,7 +36,7 @@ unsafe fn everything<L: Lanes>(bytes: &[u8; 64], others: &[f32; 64]) -> Vec<u32>
         out.extend(halfs.map(u32::from));
         for (x, divisor) in [(a, 6.5), (b, f32::INFINITY), (c, -0.75)] {
             let mut q = [0i8; LANES];
-            out.push(x.store_i8(divisor, q.as_mut_ptr()) as u32);
+            out.extend(x.store_i8(divisor, q.as_mut_ptr()).map(|sum| sum as u32));
             out.extend(q.map(|q| q as u32));
             out.push(bits(x.largest(d)));
         }

@@ -5,11 +5,11 @@
 
 use std::arch::aarch64::*;
 
-use super::{Multiply, Parts, in_order, rounds, rows};
+use super::{Multiply, Parts, in_order, rows};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::dot::Weights;
 use crate::cpu::dot::neon::{
-    MAGIC, add_products, from_magic, products, sdot_lane, settle, splat, times_factors,
+    MAGIC, add_products, factors, from_magic, products, sdot_lane, settle, splat, times_factors,
 };
 use crate::cpu::dot::unpack::{STEPS, Scales, Unpack, unroll};
 use crate::cpu::dot::wide::{MAX_PARTS, Wide};
@@ -50,6 +50,9 @@ pub(in crate::cpu) unsafe fn baseline<B: Unpack>(
 pub(super) trait Products {
     /// Sums of the products of a register and a group of activations.
     type Sums: Copy;
+    /// In how many rounds four groups are multiplied whose values share bytes, since registers do
+    /// not hold all their sums.
+    const ROUNDS: usize;
 
     /// Sums of nothing, to which `start` is added: the first for all, or the two for halves.
     fn begin(start: [int32x4_t; 2]) -> Self::Sums;
@@ -79,6 +82,7 @@ enum Dotprod {}
 
 impl Products for Dotprod {
     type Sums = [int32x4_t; 2];
+    const ROUNDS: usize = 1;
 
     #[inline(always)]
     fn begin(start: [int32x4_t; 2]) -> [int32x4_t; 2] {
@@ -119,6 +123,7 @@ struct Growing {
 
 impl Products for Baseline {
     type Sums = Growing;
+    const ROUNDS: usize = 2;
 
     #[inline(always)]
     fn begin(start: [int32x4_t; 2]) -> Growing {
@@ -177,6 +182,11 @@ impl Products for Baseline {
     }
 }
 
+/// How many of `n` groups are multiplied at once.
+const fn at_once<P: Products>(n: usize) -> usize {
+    if n == 4 { n / P::ROUNDS } else { n }
+}
+
 impl<P: Products> Multiply for P {
     type V = V;
     const WAIT: bool = false;
@@ -194,11 +204,12 @@ impl<P: Products> Multiply for P {
         // SAFETY: by the trait's contract.
         unsafe {
             let mut out = [[V::zeros(); MAX_PARTS]; N];
-            unroll!(rounds(N), R => {
+            unroll!(N / at_once::<P>(N), R => {
+                let (first, last) = (R * at_once::<P>(N), (R + 1) * at_once::<P>(N) - 1);
                 let mut sums = [[P::begin([vdupq_n_s32(0); 2]); MAX_PARTS]; N];
                 let mut q = [[vdupq_n_s8(0); 2]; N];
-                unroll!(N / rounds(N), E => {
-                    let e = E * rounds(N) + R;
+                unroll!(at_once::<P>(N), E => {
+                    let e = first + E;
                     sums[e] = [P::begin(start::<B>(x, at + e)); MAX_PARTS];
                     let from = x.q.as_ptr().add((at + e) * GROUP);
                     q[e] = [vld1q_s8(from), vld1q_s8(from.add(16))];
@@ -208,8 +219,8 @@ impl<P: Products> Multiply for P {
                     if B::LEN > GROUP {
                         in_order();
                     }
-                    unroll!(N / rounds(N), E => {
-                        let e = N - (E + 1) * rounds(N) + R;
+                    unroll!(at_once::<P>(N), E => {
+                        let e = last - E;
                         let mut w = [vdupq_n_s8(0); MAX_PARTS];
                         for i in 0..MAX_PARTS {
                             w[i] = vreinterpretq_s8_u8(B::unpack::<V>(block, i, g + e, t));
@@ -224,13 +235,14 @@ impl<P: Products> Multiply for P {
                         }
                     });
                 });
-                unroll!(N / rounds(N), E => {
-                    let e = E * rounds(N) + R;
+                unroll!(at_once::<P>(N), E => {
+                    let e = first + E;
                     for i in 0..MAX_PARTS {
                         let [first, second] = P::end(sums[e][i]);
                         out[e][i] = if B::FACTORS {
                             let halves = [from_magic(first), from_magic(second)];
-                            times_factors(halves, scales[i].factors(g + e))
+                            let last = (g + e) % 2 == 1;
+                            times_factors(halves, factors(scales[i].factors(g + e), last))
                         } else {
                             from_magic(first)
                         };
@@ -259,16 +271,17 @@ impl<P: Products> Multiply for P {
 unsafe fn start<B: Unpack>(x: &Rows<'_>, at: usize) -> [int32x4_t; 2] {
     // SAFETY: by this function's contract; every 64-bit ARM has NEON.
     unsafe {
-        let [first, second] = *x.halves.get_unchecked(at);
-        let (first, second) = (i32::from(first), i32::from(second));
-        let offset = i32::from(B::OFFSET);
         if B::FACTORS {
+            let [first, second] = *x.centre.get_unchecked(at);
+            let sum = |[a, b]: [i16; 2]| i32::from(a) + i32::from(b);
             [
-                vdupq_n_s32(MAGIC - offset * first),
-                vdupq_n_s32(MAGIC - offset * second),
+                vdupq_n_s32(MAGIC + sum(first)),
+                vdupq_n_s32(MAGIC + sum(second)),
             ]
         } else {
-            [vdupq_n_s32(MAGIC - offset * (first + second)); 2]
+            let [first, second] = *x.halves.get_unchecked(at);
+            let sum = i32::from(first) + i32::from(second);
+            [vdupq_n_s32(MAGIC - i32::from(B::OFFSET) * sum); 2]
         }
     }
 }

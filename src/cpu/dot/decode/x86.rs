@@ -2,10 +2,10 @@
 
 use std::arch::x86_64::*;
 
-use super::{Multiply, Parts, in_order, rounds, rows};
+use super::{Multiply, Parts, in_order, rows};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::dot::Weights;
-use crate::cpu::dot::step::{self, first, first_nibbles, next, next_nibbles};
+use crate::cpu::dot::step::{self, first, first_nibbles, next, next_nibbles, sixes};
 use crate::cpu::dot::unpack::{STEPS, Scales, Unpack, unroll};
 use crate::cpu::dot::wide::{Ints, MAX_PARTS, Wide};
 
@@ -17,15 +17,17 @@ pub(super) trait Products {
     const UNSIGNED: bool;
 
     /// The products of groups `g..g + N` of each part of a panel's blocks with activations `q`,
-    /// with [`offset`] in them, times `factors` where the format has them: `[N][part]`.
+    /// with [`offset`] in them: `[N][part]`. Where the format has factors, times those, and without
+    /// the offset: sums begin with `centre`, the activations' [`Rows::centre`].
     ///
     /// # Safety
     /// The instruction set; the blocks and `N` groups of activations are readable.
     unsafe fn products<B: Unpack, const N: usize>(
         block: *const u8,
+        scales: &[B::Scales<Self::V>; MAX_PARTS],
         g: usize,
         q: *const i32,
-        factors: &[[Self::V; 2]; N],
+        centre: *const i32,
     ) -> [[Self::V; 2]; N];
 }
 
@@ -53,16 +55,9 @@ impl<P: Products> Multiply for P {
     ) -> [Parts<P::V>; N] {
         // SAFETY: by the trait's contract; two i16 are one i32.
         unsafe {
-            let q = x.q.as_ptr().add(at * GROUP).cast::<i32>();
-            let mut factors = [[P::V::zero(); MAX_PARTS]; N];
-            if B::FACTORS {
-                for e in 0..N {
-                    for i in 0..P::V::PARTS {
-                        factors[e][i] = scales[i].factors(g + e);
-                    }
-                }
-            }
-            let products = P::products::<B, N>(block, g, q, &factors);
+            let q = x.q.as_ptr().add(at * GROUP).cast();
+            let centre = x.centre.as_ptr().add(at).cast();
+            let products = P::products::<B, N>(block, scales, g, q, centre);
             let offset = const { offset::<B>(P::UNSIGNED) };
             let mut sums = [[P::V::zeros(); MAX_PARTS]; N];
             for e in 0..N {
@@ -70,10 +65,7 @@ impl<P: Products> Multiply for P {
                 let halves = P::V::splat32(halves.read_unaligned());
                 for i in 0..P::V::PARTS {
                     let mut sum = products[e][i];
-                    if B::FACTORS {
-                        let less = factors[e][i].madd16(halves);
-                        sum = sum.sub32(less.mul32(P::V::splat32(offset.into())));
-                    } else if offset != 0 {
+                    if offset != 0 && !B::FACTORS {
                         sum = sum.sub32(halves.madd16(P::V::splat16(offset)));
                     }
                     sums[e][i] = sum.to_floats();
@@ -101,19 +93,6 @@ unsafe fn signed(w: [__m256i; 2], x: *const i32) -> [__m256i; 2] {
     }
 }
 
-/// The first and the second of pairs of i16, each twice.
-///
-/// # Safety
-/// The instruction set.
-#[inline(always)]
-pub(in crate::cpu) unsafe fn twice<V: Ints>(pairs: V) -> [V; 2] {
-    // SAFETY: by this function's contract.
-    unsafe {
-        let (up, down) = (pairs.shift32(16), pairs.shift32(-16));
-        [up.or(up.shift32(-16)), down.or(down.shift32(16))]
-    }
-}
-
 /// The `i`th step of formats that are [split](Unpack::SPLIT): both steps of a word, then both of the
 /// next.
 const fn split(i: usize) -> usize {
@@ -130,9 +109,10 @@ impl Products for Avx2 {
     #[inline(always)]
     unsafe fn products<B: Unpack, const N: usize>(
         block: *const u8,
+        scales: &[B::Scales<__m256i>; MAX_PARTS],
         g: usize,
         q: *const i32,
-        factors: &[[__m256i; 2]; N],
+        centre: *const i32,
     ) -> [[__m256i; 2]; N] {
         // SAFETY: by the trait's contract.
         unsafe {
@@ -157,42 +137,56 @@ impl Products for Avx2 {
                 }
                 return sums;
             }
-            let mut short = [[_mm256_setzero_si256(); 2]; N];
-            unroll!(rounds(N), R => {
-                unroll!(STEPS, I => {
-                    const SPLIT: usize = split(I);
-                    // A word's two steps may share one load of it.
-                    if !B::SPLIT || I % 2 == 0 {
-                        in_order();
+            if B::SIXES {
+                let mask = _mm256_set1_epi8(63);
+                unroll!(2, HALF => {
+                    let mut short = [[_mm256_setzero_si256(); 2]; 4];
+                    for e in 0..N {
+                        let begin = centre.add(2 * e + HALF).read_unaligned();
+                        short[e] = [_mm256_set1_epi32(begin); 2];
                     }
-                    unroll!(N / rounds(N), E => {
-                        let e = E * rounds(N) + R;
-                        let x = q.add(e * STEPS);
-                        let short = &mut short[e];
-                        let t = if B::SPLIT { SPLIT } else { I };
-                        let w = [
-                            B::unpack::<__m256i>(block, 0, g + e, t),
-                            B::unpack::<__m256i>(block, 1, g + e, t),
-                        ];
-                        match (I % B::CHAIN, B::SPLIT) {
-                            _ if B::CHAIN == 1 => *short = signed(w, x.add(t)),
-                            (0, true) => *short = first::<SPLIT>(w, x),
-                            (0, false) => *short = first::<I>(w, x),
-                            (_, true) => next::<SPLIT>(short, w, x),
-                            (_, false) => next::<I>(short, w, x),
-                        }
-                        if I % B::CHAIN == B::CHAIN - 1 {
-                            for i in 0..2 {
-                                let by = if B::FACTORS {
-                                    twice(factors[e][i])[I / 4]
-                                } else {
-                                    _mm256_set1_epi16(1)
-                                };
-                                let long = _mm256_madd_epi16(short[i], by);
-                                sums[e][i] = _mm256_add_epi32(sums[e][i], long);
-                            }
-                        }
+                    unroll!(4, T => {
+                        const AT: usize = 4 * HALF + T;
+                        sixes::<AT>(&mut short, B::sixes(block, g), mask, q);
                     });
+                    for e in 0..N {
+                        for i in 0..2 {
+                            let by = scales[i].factors(g + e).both16((g + e) % 2 * 2 + HALF);
+                            let long = _mm256_madd_epi16(short[e][i], by);
+                            sums[e][i] = _mm256_add_epi32(sums[e][i], long);
+                        }
+                    }
+                });
+                return sums;
+            }
+            let mut short = [[_mm256_setzero_si256(); 2]; N];
+            unroll!(STEPS, I => {
+                const SPLIT: usize = split(I);
+                // A word's two steps may share one load of it.
+                if !B::SPLIT || I % 2 == 0 {
+                    in_order();
+                }
+                unroll!(N, E => {
+                    let x = q.add(E * STEPS);
+                    let short = &mut short[E];
+                    let t = if B::SPLIT { SPLIT } else { I };
+                    let w = [
+                        B::unpack::<__m256i>(block, 0, g + E, t),
+                        B::unpack::<__m256i>(block, 1, g + E, t),
+                    ];
+                    match (I % B::CHAIN, B::SPLIT) {
+                        _ if B::CHAIN == 1 => *short = signed(w, x.add(t)),
+                        (0, true) => *short = first::<SPLIT>(w, x),
+                        (0, false) => *short = first::<I>(w, x),
+                        (_, true) => next::<SPLIT>(short, w, x),
+                        (_, false) => next::<I>(short, w, x),
+                    }
+                    if I % B::CHAIN == B::CHAIN - 1 {
+                        for i in 0..2 {
+                            let long = _mm256_madd_epi16(short[i], _mm256_set1_epi16(1));
+                            sums[E][i] = _mm256_add_epi32(sums[E][i], long);
+                        }
+                    }
                 });
             });
             sums
@@ -213,9 +207,10 @@ macro_rules! vnni {
             #[inline(always)]
             unsafe fn products<B: Unpack, const N: usize>(
                 block: *const u8,
+                scales: &[B::Scales<$v>; MAX_PARTS],
                 g: usize,
                 q: *const i32,
-                factors: &[[$v; 2]; N],
+                centre: *const i32,
             ) -> [[$v; 2]; N] {
                 // SAFETY: by the trait's contract.
                 unsafe {
@@ -223,28 +218,32 @@ macro_rules! vnni {
                     // Two chains, since each instruction waits for the one before; where there
                     // are factors, one for each.
                     let mut sums = [[[$v::zero(); $v::PARTS]; 2]; N];
-                    unroll!(rounds(N), R => {
-                        unroll!(STEPS, I => {
-                            const SPLIT: usize = split(I);
-                            let t = if B::SPLIT { SPLIT } else { I };
-                            if !B::SPLIT || I % 2 == 0 {
-                                in_order();
+                    unroll!(STEPS, I => {
+                        const SPLIT: usize = split(I);
+                        let t = if B::SPLIT { SPLIT } else { I };
+                        if !B::SPLIT || I % 2 == 0 {
+                            in_order();
+                        }
+                        let chain = if B::FACTORS { I / 4 } else { I % 2 };
+                        if B::FACTORS && I % 4 == 0 {
+                            for e in 0..N {
+                                let begin = centre.add(2 * e + chain).read_unaligned();
+                                let begin = $v::splat32(begin).madd16($v::splat16(1));
+                                sums[e][chain] = [begin; $v::PARTS];
                             }
-                            unroll!(N / rounds(N), E => {
-                                let e = E * rounds(N) + R;
-                                let x = q.add(e * STEPS);
-                                let chain = if B::FACTORS { I / 4 } else { I % 2 };
-                                let mut w = [flip; $v::PARTS];
-                                for i in 0..$v::PARTS {
-                                    w[i] = w[i].xor(B::unpack::<$v>(block, i, g + e, t));
-                                }
-                                let sums = &mut sums[e][chain];
-                                if B::SPLIT {
-                                    step::$step::<SPLIT>(sums, w, x);
-                                } else {
-                                    step::$step::<I>(sums, w, x);
-                                }
-                            });
+                        }
+                        unroll!(N, E => {
+                            let x = q.add(E * STEPS);
+                            let mut w = [flip; $v::PARTS];
+                            for i in 0..$v::PARTS {
+                                w[i] = w[i].xor(B::unpack::<$v>(block, i, g + E, t));
+                            }
+                            let sums = &mut sums[E][chain];
+                            if B::SPLIT {
+                                step::$step::<SPLIT>(sums, w, x);
+                            } else {
+                                step::$step::<I>(sums, w, x);
+                            }
                         });
                     });
                     let mut out = [[$v::zero(); 2]; N];
@@ -252,8 +251,9 @@ macro_rules! vnni {
                         for i in 0..$v::PARTS {
                             let (mut first, mut second) = (sums[e][0][i], sums[e][1][i]);
                             if B::FACTORS {
-                                first = first.mul32(factors[e][i].shift32(16).down32(16));
-                                second = second.mul32(factors[e][i].down32(16));
+                                let (word, at) = (scales[i].factors(g + e), (g + e) % 2 * 2);
+                                first = first.mul32(word.signed_byte(at));
+                                second = second.mul32(word.signed_byte(at + 1));
                             }
                             out[e][i] = first.add32(second);
                         }

@@ -28,6 +28,26 @@ pub(in crate::cpu) fn from_magic(sum: int32x4_t) -> float32x4_t {
     }
 }
 
+/// Bytes 0 and 1 of each i32, signed, or where `last` bytes 2 and 3: all first ones, all second
+/// ones.
+#[inline(always)]
+pub(in crate::cpu) fn factors(word: uint8x16_t, last: bool) -> [float32x4_t; 2] {
+    // SAFETY: every 64-bit ARM has NEON.
+    unsafe {
+        // To the tops of the i32s and from there down with their signs.
+        let four = vreinterpretq_s32_u8(word);
+        let [first, second] = if last {
+            [vshlq_n_s32::<8>(four), four]
+        } else {
+            [vshlq_n_s32::<24>(four), vshlq_n_s32::<16>(four)]
+        };
+        [
+            vcvtq_f32_s32(vshrq_n_s32::<24>(first)),
+            vcvtq_f32_s32(vshrq_n_s32::<24>(second)),
+        ]
+    }
+}
+
 /// The sums of both halves of a group times their factors, added. All of it is exact: a half's
 /// sum is below 2^16 and a factor below 2^8.
 #[inline(always)]

@@ -7,8 +7,6 @@ use crate::cpu::dot::neon::{test_bits, widen_halfs};
 
 impl Wide for uint8x16_t {
     type Floats = float32x4_t;
-    /// All first ones, all second ones.
-    type Factors = [float32x4_t; 2];
 
     intrinsics! {
         load(at: *const u8) -> Self = vld1q_u8(at);
@@ -32,22 +30,14 @@ impl Wide for uint8x16_t {
             let is_set = test_bits(spread, vreinterpretq_u8_s32(vdupq_n_s32(which)));
             vandq_u8(insert(is_set, self, high), vdupq_n_u8(31))
         };
+        tops(low: Self, mid: Self, high: Self) -> Self =
+            vshrq_n_u8::<2>(vsriq_n_u8::<4>(vsriq_n_u8::<2>(high, mid), low));
         byte(self: Self, i: usize) -> float32x4_t = {
             // The byte to the i32's lowest; 255 and above stand for no byte.
             let from = vdupq_n_u32(0xffff_ff00 + i as u32);
             let first = vcombine_u32(vcreate_u32(4 << 32), vcreate_u32(12 << 32 | 8));
             let low = vqtbl1q_u8(self, vreinterpretq_u8_u32(vaddq_u32(from, first)));
             vcvtq_f32_u32(vreinterpretq_u32_u8(low))
-        };
-        factors(self: Self, last: bool) -> [float32x4_t; 2] = {
-            // To the tops of the i32s and from there down with their signs.
-            let four = vreinterpretq_s32_u8(self);
-            let [first, second] = if last {
-                [vshlq_n_s32::<8>(four), four]
-            } else {
-                [vshlq_n_s32::<24>(four), vshlq_n_s32::<16>(four)]
-            };
-            [vcvtq_f32_s32(vshrq_n_s32::<24>(first)), vcvtq_f32_s32(vshrq_n_s32::<24>(second))]
         };
         zeros() -> float32x4_t = vdupq_n_f32(0.0);
         splat(x: f32) -> float32x4_t = vdupq_n_f32(x);

@@ -4,8 +4,8 @@ use std::arch::x86_64::*;
 
 use super::{Wide, fifth_bits, intrinsics};
 
-/// More of what the registers of x86 do, under the contract of [`Wide`]. Factors are two i16.
-pub(in crate::cpu) trait Ints: Wide<Factors = Self> {
+/// More of what the registers of x86 do, under the contract of [`Wide`].
+pub(in crate::cpu) trait Ints: Wide {
     unsafe fn zero() -> Self;
     unsafe fn splat16(x: i16) -> Self;
     unsafe fn splat32(x: i32) -> Self;
@@ -23,22 +23,29 @@ pub(in crate::cpu) trait Ints: Wide<Factors = Self> {
     /// Each i16 or i32 shifted down with its sign.
     unsafe fn down16(self, n: i32) -> Self;
     unsafe fn down32(self, n: i32) -> Self;
-    /// The lower 16 bits of each 32 from `self`, the upper from `upper`.
-    unsafe fn blend16(self, upper: Self) -> Self;
     /// 16 in each byte whose fifth bit is set; see [`Wide::nibbles_below_fifth`].
     unsafe fn fifth_bits(self, t: usize) -> Self;
     /// Byte `i` of each i32, unsigned.
     unsafe fn pick_byte(self, i: usize) -> Self;
+    /// Byte `i` of each i32, signed, as both of two i16.
+    unsafe fn both16(self, i: usize) -> Self;
+    /// Byte `i` of each i32, signed.
+    #[inline(always)]
+    unsafe fn signed_byte(self, i: usize) -> Self {
+        // SAFETY: by the trait's contract.
+        unsafe { self.shift32(24 - 8 * i as i32).down32(24) }
+    }
     unsafe fn to_floats(self) -> Self::Floats;
 }
 
-/// For [`Ints::pick_byte`] which of 16 bytes each becomes, or -1 for 0.
-const fn picks(i: usize) -> [i8; 16] {
+/// Which of 16 bytes each becomes so that byte `i` of each i32 is the lowest of every `size` bytes
+/// there, moved up by `up`; or -1 for 0.
+const fn picks(i: usize, size: usize, up: usize) -> [i8; 16] {
     let mut from = [-1; 16];
     let mut at = 0;
     while at < 16 {
-        from[at] = (at + i) as i8;
-        at += 4;
+        from[at + up] = (at / 4 * 4 + i) as i8;
+        at += size;
     }
     from
 }
@@ -58,6 +65,11 @@ macro_rules! of_ints {
             };
             nibbles_below_fifth(self: Self, high: bool, bits: Self, t: usize) -> Self =
                 self.nibbles(high).or(bits.fifth_bits(t));
+            tops(low: Self, mid: Self, high: Self) -> Self = {
+                let low = low.shift16(-6).and(Self::splat8(3));
+                let mid = mid.shift16(-4).and(Self::splat8(3 << 2));
+                low.or(mid).or(high.shift16(-2).and(Self::splat8(3 << 4)))
+            };
             byte(self: Self, i: usize) -> Self::Floats = {
                 // Of the first and the last byte one operation of any kind is enough.
                 let byte = match i {
@@ -67,22 +79,12 @@ macro_rules! of_ints {
                 };
                 byte.to_floats()
             };
-            factors(self: Self, last: bool) -> Self = {
-                // To the tops of two i16 and from there down with their signs.
-                let (first, second) = if last {
-                    (self.shift32(-8), self)
-                } else {
-                    (self.shift32(8), self.shift32(16))
-                };
-                first.blend16(second).down16(8)
-            };
         }
     };
 }
 
 impl Wide for __m256i {
     type Floats = __m256;
-    type Factors = Self;
 
     of_ints!();
     intrinsics! {
@@ -133,7 +135,6 @@ impl Ints for __m256i {
         };
         down16(self: Self, n: i32) -> Self = _mm256_sra_epi16(self, _mm_cvtsi32_si128(n));
         down32(self: Self, n: i32) -> Self = _mm256_sra_epi32(self, _mm_cvtsi32_si128(n));
-        blend16(self: Self, upper: Self) -> Self = _mm256_blend_epi16::<0b1010_1010>(self, upper);
         fifth_bits(self: Self, t: usize) -> Self = {
             let (bytes, which) = fifth_bits(t);
             let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
@@ -143,8 +144,12 @@ impl Ints for __m256i {
             _mm256_and_si256(is_set, _mm256_set1_epi8(16))
         };
         pick_byte(self: Self, i: usize) -> Self = {
-            let from = _mm_loadu_si128(picks(i).as_ptr().cast());
+            let from = _mm_loadu_si128(picks(i, 4, 0).as_ptr().cast());
             _mm256_shuffle_epi8(self, _mm256_broadcastsi128_si256(from))
+        };
+        both16(self: Self, i: usize) -> Self = {
+            let from = _mm_loadu_si128(picks(i, 2, 1).as_ptr().cast());
+            _mm256_shuffle_epi8(self, _mm256_broadcastsi128_si256(from)).down16(8)
         };
         to_floats(self: Self) -> __m256 = _mm256_cvtepi32_ps(self);
     }
@@ -152,7 +157,6 @@ impl Ints for __m256i {
 
 impl Wide for __m512i {
     type Floats = __m512;
-    type Factors = Self;
 
     of_ints!();
     intrinsics! {
@@ -197,8 +201,6 @@ impl Ints for __m512i {
         };
         down16(self: Self, n: i32) -> Self = _mm512_sra_epi16(self, _mm_cvtsi32_si128(n));
         down32(self: Self, n: i32) -> Self = _mm512_sra_epi32(self, _mm_cvtsi32_si128(n));
-        blend16(self: Self, upper: Self) -> Self =
-            _mm512_mask_blend_epi16(0xaaaa_aaaa, self, upper);
         fifth_bits(self: Self, t: usize) -> Self = {
             let (bytes, which) = fifth_bits(t);
             let bytes = _mm_loadu_si128(bytes.as_ptr().cast());
@@ -207,8 +209,12 @@ impl Ints for __m512i {
             _mm512_maskz_mov_epi8(is_set, _mm512_set1_epi8(16))
         };
         pick_byte(self: Self, i: usize) -> Self = {
-            let from = _mm_loadu_si128(picks(i).as_ptr().cast());
+            let from = _mm_loadu_si128(picks(i, 4, 0).as_ptr().cast());
             _mm512_shuffle_epi8(self, _mm512_broadcast_i32x4(from))
+        };
+        both16(self: Self, i: usize) -> Self = {
+            let from = _mm_loadu_si128(picks(i, 2, 1).as_ptr().cast());
+            _mm512_shuffle_epi8(self, _mm512_broadcast_i32x4(from)).down16(8)
         };
         to_floats(self: Self) -> __m512 = _mm512_cvtepi32_ps(self);
     }

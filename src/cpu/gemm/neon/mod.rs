@@ -16,7 +16,7 @@ use std::marker::PhantomData;
 use super::panel::{Micro, Tile, WIDE, Words, run};
 use crate::cpu::activation::{GROUP, Rows};
 use crate::cpu::arena::Buffer;
-use crate::cpu::dot::neon::{from_magic, times_factors};
+use crate::cpu::dot::neon::{factors, from_magic, times_factors};
 use crate::cpu::dot::unpack::{STEPS, Scales, Unpack, unroll};
 use crate::cpu::dot::{Weights, pack};
 
@@ -190,7 +190,9 @@ impl<K: Kernel<R>, const R: usize> Micro for Neon<K, R> {
                             (&raw mut (*to).min).write(K::numbers([a.min(G), b.min(G)]));
                         }
                         if B::FACTORS {
-                            let ([a0, a1], [b0, b1]) = (a.factors(G), b.factors(G));
+                            let last = G % 2 == 1;
+                            let [a0, a1] = factors(a.factors(G), last);
+                            let [b0, b1] = factors(b.factors(G), last);
                             (&raw mut (*to).factors)
                                 .write([K::numbers([a0, b0]), K::numbers([a1, b1])]);
                         }
