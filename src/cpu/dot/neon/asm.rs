@@ -101,6 +101,22 @@ pub(in crate::cpu) fn test_bits(a: uint8x16_t, b: uint8x16_t) -> uint8x16_t {
     has
 }
 
+/// The bits of `low` moved down by `N`, below the top `N` bits of each byte of `high`. Of an
+/// insertion that it knows the compiler would make four instructions.
+#[inline]
+pub(in crate::cpu) fn insert_below<const N: u8>(high: uint8x16_t, low: uint8x16_t) -> uint8x16_t {
+    let mut both = high;
+    // SAFETY: as in `products`.
+    unsafe {
+        asm!(
+            "sri {both:v}.16b, {low:v}.16b, #{n}",
+            both = inout(vreg) both, low = in(vreg) low, n = const N,
+            options(pure, nomem, nostack, preserves_flags)
+        );
+    }
+    both
+}
+
 /// Four f16 as f32.
 #[inline]
 pub(in crate::cpu) fn widen_halfs(halfs: uint16x4_t) -> float32x4_t {

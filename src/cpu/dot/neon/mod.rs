@@ -6,8 +6,8 @@ pub(in crate::cpu) mod float;
 use std::arch::aarch64::*;
 
 pub(in crate::cpu) use asm::{
-    add_products, narrow_to_halfs, products, sdot_lane, settle, smmla, test_bits, widen_halfs,
-    widen_high_halfs,
+    add_products, insert_below, narrow_to_halfs, products, sdot_lane, settle, smmla, test_bits,
+    widen_halfs, widen_high_halfs,
 };
 
 /// The bits of 1.5 * 2^23 as f32. An integer below 2^22 added to them gives the bits of

@@ -3,7 +3,7 @@
 use std::arch::aarch64::*;
 
 use super::{Wide, fifth_bits, intrinsics};
-use crate::cpu::dot::neon::{test_bits, widen_halfs};
+use crate::cpu::dot::neon::{insert_below, test_bits, widen_halfs};
 
 impl Wide for uint8x16_t {
     type Floats = float32x4_t;
@@ -31,7 +31,7 @@ impl Wide for uint8x16_t {
             vandq_u8(insert(is_set, self, high), vdupq_n_u8(31))
         };
         tops(low: Self, mid: Self, high: Self) -> Self =
-            vshrq_n_u8::<2>(vsriq_n_u8::<4>(vsriq_n_u8::<2>(high, mid), low));
+            vshrq_n_u8::<2>(insert_below::<4>(insert_below::<2>(high, mid), low));
         byte(self: Self, i: usize) -> float32x4_t = {
             // The byte to the i32's lowest; 255 and above stand for no byte.
             let from = vdupq_n_u32(0xffff_ff00 + i as u32);
