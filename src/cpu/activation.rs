@@ -1,7 +1,7 @@
 //! Activations as integers, which is what quantised weights are multiplied with.
 //!
 //! A row is cut into groups of 32 values. A group is `scale * q` with `scale = max|x| / 127` and
-//! `q = round(x / scale)` as i8; its integers' sums go with it, for weights with an
+//! `q = round(x / scale)`, of -127..=127; its integers' sums go with it, for weights with an
 //! offset or a min.
 
 use std::ops::Range;
@@ -181,8 +181,9 @@ pub(super) fn quantize_row<L: Lanes>(x: &[f32], out: RowMut<'_>) {
         let (d, sums) = unsafe {
             let (low, high) = (L::load(x), L::load(x.add(LANES)));
             let d = low.largest(high) / 127.0;
-            // What is not finite is left to the scale: 0 * inf is NaN, as it should be.
-            let divisor = if d > 0.0 && d < f32::INFINITY {
+            // What is not finite is left to the scale: 0 * inf is NaN, as it should be. Of numbers
+            // below 2e-36 the scale may be off by half, and they more than 127 of it: they are 0.
+            let divisor = if d >= f32::MIN_POSITIVE && d < f32::INFINITY {
                 d
             } else {
                 f32::INFINITY

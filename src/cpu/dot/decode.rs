@@ -79,7 +79,7 @@ fn in_order() {
 /// The instruction set of `M`; shapes as the table's type says; `x.n` is 1.
 #[inline(always)]
 unsafe fn rows<B: Unpack, M: Multiply>(w: &Weights<'_>, x: &Rows<'_>, out: &mut [f32]) {
-    const { assert!(!B::FACTORS || B::OFFSET == CENTRE) };
+    const { assert!(!B::FACTORS || B::OFFSET == CENTRE && B::TOGETHER == 4) };
     for (panel, out) in out[..w.rows].chunks_mut(pack::ROWS).enumerate() {
         let mut lanes = [0.0; pack::ROWS];
         // SAFETY: by this function's contract a panel is whole.

@@ -62,19 +62,21 @@ fn pack_blocks<const N: usize>(format: Format, rows: &[u8], stride: usize, out: 
     // Words begin behind an f16: there if it is in front, here wherever it is.
     let from = if half == Some(0) { 2 } else { 0 };
     let skip = if half.is_some() { 2 } else { 0 };
-    let relaid = |block: &[u8; N]| match format {
-        Format::Q6_K => sixes(block),
-        _ => *block,
-    };
+    let zeros = [0; N];
     for (b, out) in out.chunks_exact_mut(ROWS * N).enumerate() {
         for first in (0..ROWS).step_by(4) {
-            let blocks: [[u8; N]; 4] = std::array::from_fn(|r| {
+            let mut blocks: [&[u8; N]; 4] = std::array::from_fn(|r| {
                 let block = rows.get((first + r) * stride + b * N..);
-                block.and_then(<[u8]>::first_chunk).map_or([0; N], relaid)
+                block.and_then(<[u8]>::first_chunk).unwrap_or(&zeros)
             });
+            let anew;
+            if format == Format::Q6_K {
+                anew = blocks.map(sixes);
+                blocks = anew.each_ref();
+            }
             if let Some(at) = half {
                 let halfs = out[first * 2..].chunks_exact_mut(2);
-                for (half, block) in halfs.zip(&blocks) {
+                for (half, block) in halfs.zip(blocks) {
                     half.copy_from_slice(&block[at..at + 2]);
                 }
             }
@@ -96,12 +98,12 @@ fn pack_blocks<const N: usize>(format: Format, rows: &[u8], stride: usize, out: 
 #[inline(always)]
 fn put<const N: usize, const K: usize>(
     format: Format,
-    blocks: &[[u8; N]; 4],
+    blocks: &[&[u8; N]; 4],
     from: usize,
     i: usize,
     to: &mut [u8],
 ) {
-    let words = blocks.each_ref().map(|block| {
+    let words = blocks.map(|block| {
         let mut words = [0; K];
         for (word, bytes) in words
             .iter_mut()

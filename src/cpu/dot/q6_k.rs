@@ -64,8 +64,6 @@ mod panel {
         const CHAIN: usize = 2;
         const FACTORS: bool = true;
         const TOGETHER: usize = 4;
-        #[cfg(target_arch = "x86_64")]
-        const SIXES: bool = true;
         type Scales<V: Wide> = Factors<V>;
 
         #[inline(always)]

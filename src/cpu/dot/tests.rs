@@ -138,13 +138,15 @@ fn every_table_equals_scalar() {
                 for bytes in weights(random, format, rows, width) {
                     for n in [1, 2, 3, 5, 9] {
                         let mut x = random.normals(n * width, 1.0);
-                        // One row at the extremes, one of zeros, one beside what f32 can scale.
+                        // One row at the extremes, one of zeros, one beside what f32 can scale, and
+                        // one so near to zero that a scale of it would be off by half.
                         for (i, x) in x.chunks_mut(width).enumerate() {
                             for (k, x) in x.iter_mut().enumerate() {
                                 match i {
                                     1 => *x = if (k / 32 + k) % 3 == 0 { -1e4 } else { 1e4 },
                                     2 => *x = 0.0,
                                     3 => *x *= 1e-40,
+                                    4 => *x = -f32::from_bits(190),
                                     _ => {}
                                 }
                             }

@@ -53,7 +53,8 @@ pub(in crate::cpu) trait Unpack: Groups {
     /// How many sums of two products of an unpacked integer and one of -127..=127 can be added
     /// in i16. 1 means that the integers are signed; they are unsigned otherwise.
     const CHAIN: usize;
-    /// Whether each 16 products have a factor of their own; the offset is then
+    /// Whether each 16 products have a factor of their own. Values have six bits then, laid by
+    /// [`sixes`](super::pack), are multiplied four groups together, and their offset is
     /// [`CENTRE`](crate::cpu::activation::CENTRE).
     const FACTORS: bool = false;
     /// Whether steps `t` and `t + 4` of a group are the low and the high nibbles of one word, as in
@@ -66,10 +67,6 @@ pub(in crate::cpu) trait Unpack: Groups {
     /// nibbles of words, and nothing else: AVX2 has a step for them.
     #[cfg(target_arch = "x86_64")]
     const NIBBLES: bool = false;
-    /// Whether values have six bits, laid by [`sixes`](super::pack), and sums' halves factors: AVX2
-    /// has a step for them.
-    #[cfg(target_arch = "x86_64")]
-    const SIXES: bool = false;
     /// The scales of a register of rows' blocks.
     type Scales<V: Wide>: Scales<V>;
 
@@ -82,7 +79,7 @@ pub(in crate::cpu) trait Unpack: Groups {
         unreachable!("the format has no such words")
     }
 
-    /// The words of groups `g..g + 4`, where values are [of six bits](Self::SIXES).
+    /// The words of groups `g..g + 4`, for formats with [factors](Self::FACTORS).
     #[inline(always)]
     fn sixes(_block: *const u8, _g: usize) -> *const u8 {
         unreachable!("the format has no such words")

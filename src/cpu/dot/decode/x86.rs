@@ -137,7 +137,7 @@ impl Products for Avx2 {
                 }
                 return sums;
             }
-            if B::SIXES {
+            if B::FACTORS {
                 let mask = _mm256_set1_epi8(63);
                 unroll!(2, HALF => {
                     let mut short = [[_mm256_setzero_si256(); 2]; 4];
