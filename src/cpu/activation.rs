@@ -183,11 +183,7 @@ pub(super) fn quantize_row<L: Lanes>(x: &[f32], out: RowMut<'_>) {
             let d = low.largest(high) / 127.0;
             // What is not finite is left to the scale: 0 * inf is NaN, as it should be. Of numbers
             // below 2e-36 the scale may be off by half, and they more than 127 of it: they are 0.
-            let divisor = if d >= f32::MIN_POSITIVE && d < f32::INFINITY {
-                d
-            } else {
-                f32::INFINITY
-            };
+            let divisor = if d.is_normal() { d } else { f32::INFINITY };
             let high = high.store_i8(divisor, q.add(LANES));
             (d, [low.store_i8(divisor, q), high])
         };
