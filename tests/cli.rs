@@ -16,7 +16,7 @@ use std::process::{Command, Output, Stdio};
 use katari_quantize::FileType;
 use serde_json::Value;
 
-use crate::support::{self, CHECKPOINTS, golden, once, repository, scratch};
+use crate::support::{self, CHECKPOINTS, golden, once, repository, scratch, started};
 
 fn katari() -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_katari"));
@@ -25,7 +25,7 @@ fn katari() -> Command {
 }
 
 fn run(args: &[&str]) -> Output {
-    katari().args(args).output().unwrap()
+    started(|| katari().args(args).output())
 }
 
 #[track_caller]
@@ -69,12 +69,12 @@ fn assert_fails(output: &Output, code: i32, parts: &[&str]) {
 /// The checkpoint quantized by the binary itself, once.
 fn quantized(checkpoint: &Path, name: &str, more: &[&str]) -> String {
     let path = once(&format!("cli-{name}.gguf"), |path| {
-        let output = katari()
+        let mut command = katari();
+        let command = command
             .args(["quantize", "--force", "-o"])
             .args([path, checkpoint])
-            .args(more)
-            .output()
-            .unwrap();
+            .args(more);
+        let output = started(|| command.output());
         assert!(output.status.success(), "{name}: {}", stderr_of(&output));
     });
     path.to_str().unwrap().to_string()
@@ -115,13 +115,13 @@ fn floats(value: &Value) -> Vec<f64> {
 const PROMPT: &str = "昔々、あるところに";
 
 fn with_stdin(args: &[&str], bytes: &[u8]) -> Output {
-    let mut child = katari()
+    let mut command = katari();
+    let command = command
         .args(args)
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::piped());
+    let mut child = started(|| command.spawn());
     child.stdin.take().unwrap().write_all(bytes).unwrap();
     child.wait_with_output().unwrap()
 }

@@ -18,7 +18,7 @@ use katari_quantize::FileType;
 use serde_json::{Value, json};
 
 use crate::cli::demo_chat;
-use crate::support::{quantized, repository};
+use crate::support::{quantized, repository, started};
 
 const PROMPT: &str = "昔々、あるところに";
 
@@ -59,15 +59,15 @@ impl Server {
 
     /// Waits until the model is loaded.
     fn of(model: &str, args: &[&str]) -> Server {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_katari"))
+        let mut command = Command::new(env!("CARGO_BIN_EXE_katari"));
+        let command = command
             .args(["serve", model, "--port", "0", "--threads", "1"])
             .args(args)
             .env_remove("KATARI_API_KEY")
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .spawn()
-            .unwrap();
+            .stderr(Stdio::piped());
+        let mut child = started(|| command.spawn());
         let mut stderr = BufReader::new(child.stderr.take().unwrap());
         let (mut address, mut loaded) = (None, false);
         let mut line = String::new();
@@ -282,10 +282,9 @@ fn metrics_count_what_was_written() {
 
 #[test]
 fn a_model_that_cannot_be_loaded_ends_it() {
-    let output = Command::new(env!("CARGO_BIN_EXE_katari"))
-        .args(["serve", "absent.gguf", "--port", "0"])
-        .output()
-        .unwrap();
+    let mut command = Command::new(env!("CARGO_BIN_EXE_katari"));
+    let command = command.args(["serve", "absent.gguf", "--port", "0"]);
+    let output = started(|| command.output());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(1), "{stderr}");
     assert!(stderr.contains("error: absent.gguf: "), "{stderr}");

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::fs;
-use std::io::BufWriter;
+use std::io::{self, BufWriter};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, OnceLock};
 
@@ -67,6 +67,21 @@ pub fn once(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
     let path = scratch(name);
     cell.get_or_init(|| make(&path));
     path
+}
+
+/// The program that `start` starts, again where Wine lost it: Wine 8 on a busy machine ends one
+/// process in some thousand before it begins, whatever its program, and calls it an internal
+/// error.
+#[track_caller]
+pub fn started<T>(mut start: impl FnMut() -> io::Result<T>) -> T {
+    const ERROR_INTERNAL_ERROR: i32 = 1359;
+    for _ in 0..4 {
+        match start() {
+            Err(e) if cfg!(windows) && e.raw_os_error() == Some(ERROR_INTERNAL_ERROR) => {}
+            result => return result.unwrap(),
+        }
+    }
+    start().unwrap()
 }
 
 /// Deterministic numbers (splitmix64, Steele et al. 2014).

@@ -159,11 +159,7 @@ fn a_model_without_a_template_does_not_converse() {
 fn a_demo_without_a_place_to_write_says_so() {
     let file = scratch("not-a-folder");
     fs::write(&file, "").unwrap();
-    let output = katari()
-        .arg("demo")
-        .env("XDG_CACHE_HOME", &file)
-        .output()
-        .unwrap();
+    let output = started(|| katari().arg("demo").env("XDG_CACHE_HOME", &file).output());
     assert_fails(&output, 1, &[file.to_str().unwrap()]);
     if cfg!(unix) {
         let output = katari().arg("demo").env_clear().output().unwrap();

@@ -262,12 +262,12 @@ fn a_conversation_longer_than_the_context_loses_its_beginning() {
 #[test]
 fn a_reader_that_closes_the_pipe_is_no_error() {
     let file = demo_f32();
-    let mut child = katari()
+    let mut command = katari();
+    let command = command
         .args(["run", &file, PROMPT, "-n", "400", "--ignore-eos"])
         .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .unwrap();
+        .stderr(Stdio::piped());
+    let mut child = started(|| command.spawn());
     let mut out = child.stdout.take().unwrap();
     out.read_exact(&mut [0]).unwrap();
     drop(out);
@@ -320,11 +320,11 @@ fn the_demo_is_quantized_once_and_again_where_it_is_damaged() {
     let folder = tempfile::tempdir().unwrap();
     let cache = folder.path();
     let demo = || {
-        let output = katari()
+        let mut command = katari();
+        let command = command
             .args(["demo", "--max-new-tokens", "8", "--seed", "4"])
-            .env("XDG_CACHE_HOME", cache)
-            .output()
-            .unwrap();
+            .env("XDG_CACHE_HOME", cache);
+        let output = started(|| command.output());
         assert!(output.status.success(), "{}", stderr_of(&output));
         let story = String::from_utf8(output.stdout.clone()).unwrap();
         assert!(story.starts_with(PROMPT) && story.chars().count() > PROMPT.chars().count());
