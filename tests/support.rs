@@ -70,7 +70,7 @@ pub fn once(name: &str, make: impl FnOnce(&Path)) -> PathBuf {
 }
 
 /// The program that `start` starts, again where Wine lost it: Wine 8 on a busy machine ends one
-/// process in some thousand before it begins, whatever its program, and calls it an internal
+/// process in some thousands before it begins, whatever its program, and calls it an internal
 /// error.
 #[track_caller]
 pub fn started<T>(mut start: impl FnMut() -> io::Result<T>) -> T {

@@ -1,7 +1,6 @@
 //! What is done to each row of activations.
 
 use super::functions::{gelu_erf, gelu_tanh, silu};
-use crate::cpu::linear::PANEL;
 use crate::ops::{Activation, RopePairs};
 
 /// The mean of `f(x)` in f64, in 8 lanes.
@@ -58,7 +57,9 @@ pub(super) fn add(a: &mut [f32], b: &[f32]) {
 #[inline(always)]
 pub(super) fn finish_linear(y: &mut [f32], bias: Option<&[f32]>, activation: Option<Activation>) {
     if let Some(bias) = bias {
-        add(y, bias);
+        for row in y.chunks_exact_mut(bias.len()) {
+            add(row, bias);
+        }
     }
     match activation {
         None => {}
@@ -67,25 +68,6 @@ pub(super) fn finish_linear(y: &mut [f32], bias: Option<&[f32]>, activation: Opt
         Some(Activation::Relu) => map(y, |x| if x < 0.0 { 0.0 } else { x }),
         Some(Activation::Silu) => map(y, silu),
     }
-}
-
-/// Rows of a tile, as many columns as a panel has rows.
-#[inline(always)]
-pub(super) fn finish_tile(
-    tile: &mut [[f32; PANEL]],
-    bias: Option<&[f32]>,
-    activation: Option<Activation>,
-) {
-    if let Some(bias) = bias {
-        let mut padded = [0.0; PANEL];
-        padded[..bias.len()].copy_from_slice(bias);
-        for row in &mut *tile {
-            for (y, b) in row.iter_mut().zip(&padded) {
-                *y += b;
-            }
-        }
-    }
-    finish_linear(tile.as_flattened_mut(), None, activation);
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ mod softmax;
 #[cfg(test)]
 mod tests;
 
-use elementwise::{add, finish_linear, finish_tile, layer_norm, rotate};
+use elementwise::{add, finish_linear, layer_norm, rotate};
 pub(super) use softmax::Softmax;
 use softmax::{merge, softmax};
 
@@ -17,7 +17,6 @@ use super::attend::pack;
 use super::attend::products::{Stored, score, score_block, unpack, weigh, weigh_block};
 // The weights' float products sum in the same lanes.
 pub(super) use super::lanes::{LANES, tree};
-use super::linear::PANEL;
 use crate::kv::KvType;
 use crate::ops::{Activation, RopePairs};
 
@@ -123,12 +122,8 @@ per_isa! {
     fn layer_norm(x: &[f32], weight: &[f32], bias: Option<&[f32]>, eps: f32, out: &mut [f32]);
     /// `a += b`.
     fn add(a: &mut [f32], b: &[f32]);
-    /// `y = act(y + bias)`.
+    /// `y = act(y + bias)`, `y` as many rows as there are of the bias' length.
     fn finish_linear(y: &mut [f32], bias: Option<&[f32]>, activation: Option<Activation>);
-    /// The same for many rows of as many columns as a panel has rows; the bias may be shorter.
-    fn finish_tile(
-        tile: &mut [[f32; PANEL]], bias: Option<&[f32]>, activation: Option<Activation>,
-    );
     /// Turns one head's first `2 * cos.len()` dimensions.
     fn rotate(head: &mut [f32], cos: &[f32], sin: &[f32], pairs: RopePairs);
 
